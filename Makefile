@@ -1,0 +1,73 @@
+# Doppel. `make help` lists the targets. BUILD=dir builds elsewhere; SANITIZE=address,undefined or
+# SANITIZE=thread builds with sanitizers in a folder of its own; V=1 shows the commands.
+
+comma := ,
+BUILD ?= build$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),,@echo "  $(1)" $(2))
+
+CC := gcc
+CFLAGS ?= -O2 -g
+WARNINGS := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wconversion -Wstrict-prototypes -Wundef -Werror
+SAN := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -I. $(WARNINGS) $(CFLAGS) $(SAN) -msse4.2 -pthread -MMD -MP
+
+# Only dataplane/port.c knows DPDK, whose headers warn under our flags and force their own in.
+DPDK_CFLAGS = $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libdpdk))
+LIBS_base :=
+LIBS_transport = -lisal -lxxhash
+LIBS_dataplane = $(shell pkg-config --libs libdpdk)
+LIBS_engine = $(shell pkg-config --libs libevent_core libevent_pthreads jansson)
+
+# Lower folders first; each may use those before it, and transport and dataplane not one another.
+FOLDERS := base transport dataplane engine
+NEEDS_base := base
+NEEDS_transport := transport base
+NEEDS_dataplane := dataplane base
+NEEDS_engine := engine dataplane transport base
+
+MAIN := engine/main.c
+sources = $(filter-out $(MAIN),$(wildcard $(1)/*.c))
+objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
+archives = $(foreach f,$(NEEDS_$(1)),$(BUILD)/lib$(f).a)
+libraries = $(foreach f,$(NEEDS_$(1)),$(LIBS_$(f)))
+
+TESTS := $(foreach f,$(FOLDERS),$(patsubst %.c,%,$(wildcard tests/unit/$(f)/test_*.c)))
+
+.PHONY: all unit clean help
+all: $(BUILD)/doppel
+
+help:
+	@echo "make              build/doppel"
+	@echo "make unit         the unit tests"
+	@echo "make clean        remove the build folder"
+
+$(BUILD)/doppel: $(call objects,$(MAIN)) $(call archives,engine)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -pthread -o $@ $^ $(call libraries,engine)
+
+define folder_rules
+$(BUILD)/lib$(1).a: $(call objects,$(call sources,$(1)))
+	$$(call say,AR,$$@)
+	$$(Q)rm -f $$@ && ar rcs $$@ $$^
+
+$(BUILD)/tests/unit/$(1)/%: $(BUILD)/tests/unit/$(1)/%.o $(call archives,$(1))
+	$$(call say,LD,$$@)
+	$$(Q)$$(CC) $$(SAN) -pthread -o $$@ $$^ $$(call libraries,$(1)) -lcmocka
+endef
+$(foreach f,$(FOLDERS),$(eval $(call folder_rules,$(f))))
+
+$(BUILD)/dataplane/port.o: ALL_CFLAGS += $(DPDK_CFLAGS)
+$(BUILD)/%.o: %.c
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+unit: $(addprefix $(BUILD)/,$(TESTS))
+	$(Q)tests/run_unit.sh $^
+
+clean:
+	$(Q)rm -rf build build-*
+
+.SECONDARY:
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,42 @@
+#include "base/crash_point.h"
+
+#ifdef CRASH_POINTS
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct trap {
+	const char *variable;
+	int signal;
+	char name[64];
+	_Atomic long left;
+};
+
+static struct trap traps[] = {
+	{.variable = "DOPPEL_CRASH", .signal = SIGKILL},
+	{.variable = "DOPPEL_FREEZE", .signal = SIGSTOP},
+};
+
+__attribute__((constructor)) static void read_traps(void)
+{
+	for (unsigned i = 0; i < sizeof traps / sizeof traps[0]; i++) {
+		const char *text = getenv(traps[i].variable);
+		const char *colon = text ? strchr(text, ':') : NULL;
+		if (!colon || (size_t)(colon - text) >= sizeof traps[i].name)
+			continue;
+		memcpy(traps[i].name, text, (size_t)(colon - text));
+		traps[i].left = atol(colon + 1);
+	}
+}
+
+void crash_point_passed(const char *name)
+{
+	for (unsigned i = 0; i < sizeof traps / sizeof traps[0]; i++) {
+		if (strcmp(name, traps[i].name) == 0 && atomic_fetch_sub(&traps[i].left, 1) == 1)
+			kill(getpid(), traps[i].signal);
+	}
+}
+#endif

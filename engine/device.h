@@ -1,0 +1,50 @@
+/*
+ * What a device model sees of the world: its arguments and these three calls, nothing else (D3).
+ *
+ * A device is a plain struct without pointers into the host: its bytes are its state, and saving the
+ * machine saves them as they are. So a device struct holds only fixed-width integers and arrays, has
+ * no padding that is not zeroed at reset, and everything a *loaded* state could make it do is bounded
+ * where it is used. All calls come from the vCPU thread.
+ */
+#pragma once
+
+#include "engine/memory.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum output_device { OUTPUT_NET, OUTPUT_CONSOLE };
+
+struct device_env {
+	struct guest_memory *memory;
+	/* The guest's time in ns: an input, logged (CLOCK) each time it is asked for. Never goes back. */
+	uint64_t (*clock)(struct device_env *env);
+	/* Sends something to the outside: copied at once (O4), held until the log covers it. Never fails;
+	 * it may make the vCPU wait. A frame is at most OUTPUT_MAX bytes. */
+	void (*output)(struct device_env *env, enum output_device device, const void *bytes, size_t length);
+	/* Sets the level of an interrupt line of the PIC, 0 to 15. */
+	void (*irq)(struct device_env *env, unsigned line, bool level);
+};
+
+#define OUTPUT_MAX (65536u + 64u)
+
+/* The board: where everything is. Test guests include this part of the contract by value.
+ *
+ *   I/O ports   0x20-21, 0xa0-a1  PIC (two 8259A), 0x4d0-4d1 edge/level control
+ *               0x40-43           PIT (8254), 0x61: channel 2's gate (bits 0-1) and output (bit 5)
+ *               0x3f8-3ff         UART (16550A)
+ *               0x604             power: a 16- or 32-bit write ends the machine with that value
+ *               any other         reads all ones, ignores writes
+ *   MMIO        MMIO_NET          virtio-net over virtio-mmio, 512 bytes
+ *               MMIO_CLOCK        64-bit nanoseconds since the machine was made; reads of 8 or 4
+ *                                 aligned bytes
+ *               any other         reads all ones, ignores writes
+ *   Lines       0 PIT, 4 UART, 5 virtio-net (level)
+ */
+#define PORT_POWER 0x604u
+#define MMIO_NET 0xd0000000ull
+#define MMIO_NET_SIZE 0x200u
+#define MMIO_CLOCK 0xd0001000ull
+#define IRQ_PIT 0u
+#define IRQ_UART 4u
+#define IRQ_NET 5u

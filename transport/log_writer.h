@@ -1,0 +1,49 @@
+/*
+ * The primary's end of the log: entries gather in a staging ring and leave together in a flush.
+ *
+ * Used by one thread, the vCPU's. Appending makes no system call, allocates nothing, and never waits:
+ * when the entry does not fit, because the consumer has not finished with what lies there (L3) or a
+ * write still reads the staging ring, it says -EAGAIN, and the caller waits, which stops the guest
+ * and not the log. The staging ring is as large as the ring it mirrors.
+ *
+ * A flush happens when the caller asks for it (an output, a halt), when FLUSH_BYTES have gathered, or
+ * when log_writer_flush_due() says that the oldest entry has waited for FLUSH_NS. What belongs into
+ * each flush besides (a MARK, D6) is the caller's to append first.
+ */
+#pragma once
+
+#include "transport/log_format.h"
+#include "transport/transport.h"
+
+#define FLUSH_BYTES (32u * 1024u)
+#define FLUSH_NS 200000u
+
+/* Where flushed bytes go: a provider's connection or a recording. */
+struct log_sink {
+	/* Places `count` pieces at `lsn`; see write_log of struct provider. */
+	int (*write)(void *context, uint64_t lsn, const struct iovec *pieces, int count);
+	/* The staging ring may be changed below this LSN. */
+	uint64_t (*written)(void *context);
+	/* The consumer has finished below this LSN. `head`: what has been flushed. UINT64_MAX: no limit. */
+	uint64_t (*consumed)(void *context, uint64_t head);
+};
+
+struct log_writer;
+
+/* `ring_size`: a power of two, 64 KiB at least. The first entry will be at `start`. */
+int log_writer_create(struct log_writer **out, const struct log_sink *sink, void *context,
+	size_t ring_size, uint64_t secret, uint64_t start) MUST_CHECK;
+void log_writer_destroy(struct log_writer *writer);
+
+/* Appends an entry; `end`, if given, becomes the LSN behind it. -EAGAIN as above. */
+int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t position, uint32_t digest,
+	const void *payload, uint32_t length, uint64_t *end) MUST_CHECK;
+
+/* Hands everything appended to the sink. A negative errno is the sink's: the connection is gone. */
+int log_writer_flush(struct log_writer *writer) MUST_CHECK;
+
+/* Whether there are unflushed entries that are FLUSH_BYTES long or older than FLUSH_NS. */
+bool log_writer_flush_due(const struct log_writer *writer, uint64_t now);
+
+uint64_t log_writer_head(const struct log_writer *writer);    /* behind the last entry appended */
+uint64_t log_writer_flushed(const struct log_writer *writer); /* behind the last entry flushed */

@@ -1,0 +1,106 @@
+/*
+ * transport/ moves the log from a primary to its backup and the acknowledgements back.
+ *
+ *   engine appends ─▶ log_writer (staging ring) ─flush─▶ sink ══▶ the ring in the backup's memory
+ *                                                         │            │ log_reader validates
+ *   outputs are released ◀─ ack block in our memory ◀═════╪══ acks ◀───┘
+ *                                                         └─▶ or a recording in a file
+ *
+ * Files:   log_format  the bytes of an entry, and what makes one valid (the specification)
+ *          log_writer  appends, gathers and flushes entries; never overwrites what is still needed
+ *          log_reader  walks a ring or a recording, yielding only valid entries
+ *          ack         the ack block: counters that cannot be read torn
+ *          provider    this file: what a network must do for us; provider_shm.c and others do it
+ *          recording   a first state and a log in a file
+ *
+ * Threads: a connection has, on each side, one control thread (set-up, messages, bulk writes, close)
+ * and one log thread (on the primary the vCPU thread, which writes the log; on the standby the
+ * receiver, which writes the acks). fence() may be called by any thread at any time.
+ *
+ * Rules:   transport/ knows nothing of engine/. Everything that lies in memory a peer can write is
+ * hostile: it is copied once, bounded, then checked (L2).
+ */
+#pragma once
+
+#include "base/fail.h"
+#include "base/idle.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+struct ack_block; /* ack.h */
+enum ack_counter; /* ack.h */
+
+struct listener;
+struct connection;
+
+/* Messages carry the handshake and a clone's small parts. */
+#define MESSAGE_MAX (256u * 1024u)
+
+/*
+ * A provider. Its file exports exactly one of these, `static const` but for the pointer that
+ * provider_find() returns. `where` is the part of the address behind the scheme. Every operation is
+ * required. "Blocks" means up to the given time; the others never wait for the peer.
+ */
+struct provider {
+	const char *scheme; /* "shm" for addresses of the form shm:NAME */
+
+	/* Standby: waits for primaries. -EADDRINUSE when somebody else does already. */
+	int (*listen)(const char *where, struct listener **out);
+	/* Readable (poll) when accept() has something to do. */
+	int (*listener_fd)(const struct listener *listener);
+	/* Takes a waiting primary. -EAGAIN when there is none. */
+	int (*accept)(struct listener *listener, struct connection **out);
+	void (*listener_close)(struct listener *listener);
+
+	/* Primary: connects to a standby, blocking for at most `timeout_ms`. */
+	int (*connect)(const char *where, unsigned timeout_ms, struct connection **out);
+
+	/* Reliable messages in order, both ways, at most MESSAGE_MAX bytes. Control thread; recv blocks.
+	 * -ETIMEDOUT, or -ECONNRESET once the peer is gone. recv returns the length through `length`. */
+	int (*send)(struct connection *c, const void *message, size_t length);
+	int (*recv)(struct connection *c, void *message, size_t capacity, size_t *length, unsigned timeout_ms);
+	/* Readable when a message is there or the peer is gone (then recv says which). -1: none. */
+	int (*fd)(const struct connection *c);
+
+	/* Standby: gives the peer one-sided write access to a new ring of `ring_size` bytes (a power of
+	 * two, at least 64 KiB) and to the guest's memory, `memory` being a memfd of `memory_size` bytes.
+	 * Primary: takes that access, and gives the standby access to its ack block. Both block. */
+	int (*expose)(struct connection *c, size_t ring_size, int memory, size_t memory_size);
+	int (*attach)(struct connection *c, size_t ring_size, size_t memory_size);
+
+	/* Primary, control thread: writes into the standby's guest memory; withdraw_memory ends that,
+	 * from either side, before replay begins. finish waits until all bulk writes are placed. */
+	int (*write_memory)(struct connection *c, uint64_t offset, const void *bytes, size_t length);
+	int (*finish_memory)(struct connection *c, unsigned timeout_ms);
+	void (*withdraw_memory)(struct connection *c);
+
+	/* Primary, log thread: places bytes into the ring at offset lsn % ring size, splitting at its end.
+	 * Asynchronous: what the vector points to stays unchanged until written() has passed it.
+	 * -ECONNRESET once fenced or broken. No system call, no allocation. */
+	int (*write_log)(struct connection *c, uint64_t lsn, const struct iovec *pieces, int count);
+	uint64_t (*written)(struct connection *c);
+
+	/* Standby, log thread: sets one counter of the peer's ack block and rings its bell. */
+	int (*write_ack)(struct connection *c, enum ack_counter counter, uint64_t value);
+
+	/* Standby: the ring, mapped twice in a row so that an entry is never split. Primary: its ack
+	 * block. Both live until close. */
+	const uint8_t *(*ring)(const struct connection *c);
+	const struct ack_block *(*acks)(const struct connection *c);
+
+	/* The bell that rings when something has arrived: log bytes on the standby, acks on the primary.
+	 * A provider that cannot ring it says so by never doing so; sleeps on it are bounded anyway. */
+	struct bell *(*bell)(struct connection *c);
+
+	/* Ends the traffic: afterwards nothing of ours reaches the peer, acks least of all (L4, A3), and
+	 * the peer sees the connection gone. Memory stays readable until close. Any thread, any number
+	 * of times. close: control thread, when no other thread uses the connection any more. */
+	void (*fence)(struct connection *c);
+	void (*close)(struct connection *c);
+};
+
+/* Finds the provider of "scheme:rest" and sets `where` to the rest; -EINVAL names the known ones. */
+int provider_find(const char *address, const struct provider **out, const char **where) MUST_CHECK;
