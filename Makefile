@@ -1,8 +1,9 @@
 # Doppel. `make help` lists the targets. BUILD=dir builds elsewhere; SANITIZE=address,undefined or
-# SANITIZE=thread builds with sanitizers in a folder of its own; V=1 shows the commands.
+# SANITIZE=thread builds with sanitizers, CRASH_POINTS=1 with the points at which the tests kill a
+# process, each in a folder of its own; V=1 shows the commands.
 
 comma := ,
-BUILD ?= build$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
+BUILD ?= build$(if $(CRASH_POINTS),-crash)$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
 Q := $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@echo "  $(1)" $(2))
 
@@ -10,7 +11,7 @@ CC := gcc
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wconversion -Wstrict-prototypes -Wundef -Werror
 SAN := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
-ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -I. $(WARNINGS) $(CFLAGS) $(SAN) -msse4.2 -pthread -MMD -MP
+ALL_CFLAGS = -std=c17 -D_GNU_SOURCE $(if $(CRASH_POINTS),-DCRASH_POINTS) -I. $(WARNINGS) $(CFLAGS) $(SAN) -msse4.2 -pthread -MMD -MP
 
 # Only dataplane/port.c knows DPDK, whose headers warn under our flags and force their own in.
 DPDK_CFLAGS = $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libdpdk))

@@ -9,6 +9,7 @@
 
 #include "base/fail.h"
 
+#include <stddef.h>
 #include <stdbool.h>
 #include <stdint.h>
 
