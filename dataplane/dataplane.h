@@ -60,6 +60,8 @@ void dataplane_send(struct dataplane *dp, const void *frame, size_t length);
 
 void dataplane_stop(struct dataplane *dp);
 
+/* rx_dropped: received while not live. tx_*: handed to the port, which may have dropped some of them
+ * (port_dropped). */
 struct dataplane_counters {
 	uint64_t rx_frames, rx_bytes, rx_dropped, tx_frames, tx_bytes, console_bytes;
 };

@@ -23,13 +23,13 @@
  * sends inside a frame can be taken for an entry. The validity needs no order of placement: an entry
  * whose parts arrive in any order is not valid until all are there, except by a collision of the CRC.
  *
- * Positions never decrease, except that MARK, RELEASED and END may repeat the last one.
+ * Positions never decrease; several entries may share one.
  *
  * Payloads:
  *   TICK        u32 timer, u32 count, u64 guest time in ns
  *   CLOCK       u64 guest time in ns
  *   NET_RX      an Ethernet frame, 14 to LOG_PAYLOAD_MAX bytes
- *   DISK_DONE   reserved for disks
+ *   DISK_DONE   reserved for disks; no length is allowed in version 1, nor for the next reserved ones
  *   CONSOLE_RX  1 to 4,096 bytes
  *   OUTPUT      u32 device (enum log_device), u32 count of outputs, u64 digest of their bytes
  *   MARK        u64 left: the primary has left every position below it (D6)

@@ -26,7 +26,7 @@ void log_reader_file(struct log_reader *reader, const uint8_t *entries, uint64_t
  * Looks at the next entry without taking it. LOG_VALID fills `out`, whose payload stays where it is
  * until the producer is told that it may overwrite it. For the other verdicts see log_format.h: while
  * the peer lives they mean "not yet"; after the fence, or in a file, they are the end of the log.
- * An entry whose position goes back where its kind may not is LOG_PARTIAL: it is never valid.
+ * An entry whose position is below that of the last is LOG_PARTIAL: it is never valid.
  */
 enum log_verdict log_reader_peek(const struct log_reader *reader, struct log_entry *out);
 

@@ -35,7 +35,9 @@ int log_writer_create(struct log_writer **out, const struct log_sink *sink, void
 	size_t ring_size, uint64_t secret, uint64_t start) MUST_CHECK;
 void log_writer_destroy(struct log_writer *writer);
 
-/* Appends an entry; `end`, if given, becomes the LSN behind it. -EAGAIN as above. */
+/* Appends an entry; `end`, if given, becomes the LSN behind it. -EAGAIN as above, without a message;
+ * the caller flushes before it waits, since what is gathered takes room too. -EMSGSIZE when the ring
+ * is smaller than the entry. */
 int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t position, uint32_t digest,
 	const void *payload, uint32_t length, uint64_t *end) MUST_CHECK;
 

@@ -12,6 +12,10 @@
  *          ack         the ack block: counters that cannot be read torn
  *          provider    this file: what a network must do for us; provider_shm.c and others do it
  *          recording   a first state and a log in a file
+ * and for the files of this folder alone:
+ *          checksum    CRC32C and the mixing behind stamps and check words
+ *          memfd       memory that can be handed to another process
+ *          channel     messages and descriptors over a Unix socket
  *
  * Threads: a connection has, on each side, one control thread (set-up, messages, bulk writes, close)
  * and one log thread (on the primary the vCPU thread, which writes the log; on the standby the
@@ -24,14 +28,12 @@
 
 #include "base/fail.h"
 #include "base/idle.h"
+#include "transport/ack.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
-
-struct ack_block; /* ack.h */
-enum ack_counter; /* ack.h */
 
 struct listener;
 struct connection;
@@ -39,10 +41,13 @@ struct connection;
 /* Messages carry the handshake and a clone's small parts. */
 #define MESSAGE_MAX (256u * 1024u)
 
+/* Smaller rings are refused; so are those whose size is not a power of two. */
+#define LOG_RING_MIN (64u * 1024u)
+
 /*
- * A provider. Its file exports exactly one of these, `static const` but for the pointer that
- * provider_find() returns. `where` is the part of the address behind the scheme. Every operation is
- * required. "Blocks" means up to the given time; the others never wait for the peer.
+ * A provider. Its file exports exactly one of these and nothing else. `where` is the part of the
+ * address behind the scheme. Every operation is required. "Blocks" means up to the given time; the
+ * others never wait for the peer.
  */
 struct provider {
 	const char *scheme; /* "shm" for addresses of the form shm:NAME */
@@ -59,17 +64,22 @@ struct provider {
 	int (*connect)(const char *where, unsigned timeout_ms, struct connection **out);
 
 	/* Reliable messages in order, both ways, at most MESSAGE_MAX bytes. Control thread; recv blocks.
-	 * -ETIMEDOUT, or -ECONNRESET once the peer is gone. recv returns the length through `length`. */
+	 * -ETIMEDOUT, or -ECONNRESET once the peer is gone or does not follow the protocol. recv returns
+	 * the length through `length`; after -ETIMEDOUT call it again, nothing is lost. send waits some
+	 * seconds for a peer that does not read, then breaks the connection. */
 	int (*send)(struct connection *c, const void *message, size_t length);
 	int (*recv)(struct connection *c, void *message, size_t capacity, size_t *length, unsigned timeout_ms);
 	/* Readable when a message is there or the peer is gone (then recv says which). -1: none. */
 	int (*fd)(const struct connection *c);
 
 	/* Standby: gives the peer one-sided write access to a new ring of `ring_size` bytes (a power of
-	 * two, at least 64 KiB) and to the guest's memory, `memory` being a memfd of `memory_size` bytes.
-	 * Primary: takes that access, and gives the standby access to its ack block. Both block. */
-	int (*expose)(struct connection *c, size_t ring_size, int memory, size_t memory_size);
-	int (*attach)(struct connection *c, size_t ring_size, size_t memory_size);
+	 * two, at least LOG_RING_MIN) and to the guest's memory, `memory` being a memfd of `memory_size` bytes.
+	 * Primary: takes that access, and gives the standby access to its ack block. Both block, for some
+	 * seconds at most. A memfd that is shared must not be able to shrink (F_SEAL_SHRINK): a peer's
+	 * death is survived, the loss of memory that is in use would not be. `secret` is the session's,
+	 * which the acks' check words depend on. Once per connection; close after an error. */
+	int (*expose)(struct connection *c, size_t ring_size, int memory, size_t memory_size, uint64_t secret);
+	int (*attach)(struct connection *c, size_t ring_size, size_t memory_size, uint64_t secret);
 
 	/* Primary, control thread: writes into the standby's guest memory; withdraw_memory ends that,
 	 * from either side, before replay begins. finish waits until all bulk writes are placed. */
@@ -79,7 +89,8 @@ struct provider {
 
 	/* Primary, log thread: places bytes into the ring at offset lsn % ring size, splitting at its end.
 	 * Asynchronous: what the vector points to stays unchanged until written() has passed it.
-	 * -ECONNRESET once fenced or broken. No system call, no allocation. */
+	 * -ECONNRESET once fenced or broken (that is, once send or recv have found the peer gone). No
+	 * allocation, and no system call but to wake a peer that sleeps. */
 	int (*write_log)(struct connection *c, uint64_t lsn, const struct iovec *pieces, int count);
 	uint64_t (*written)(struct connection *c);
 
@@ -87,11 +98,12 @@ struct provider {
 	int (*write_ack)(struct connection *c, enum ack_counter counter, uint64_t value);
 
 	/* Standby: the ring, mapped twice in a row so that an entry is never split. Primary: its ack
-	 * block. Both live until close. */
+	 * block. Both live until close; NULL before expose or attach. */
 	const uint8_t *(*ring)(const struct connection *c);
 	const struct ack_block *(*acks)(const struct connection *c);
 
 	/* The bell that rings when something has arrived: log bytes on the standby, acks on the primary.
+	 * It lives as long as they do. May the peer ring as it likes, a needless wake is all it causes.
 	 * A provider that cannot ring it says so by never doing so; sleeps on it are bounded anyway. */
 	struct bell *(*bell)(struct connection *c);
 
@@ -104,3 +116,6 @@ struct provider {
 
 /* Finds the provider of "scheme:rest" and sets `where` to the rest; -EINVAL names the known ones. */
 int provider_find(const char *address, const struct provider **out, const char **where) MUST_CHECK;
+
+/* The providers there are; provider.c lists them. */
+extern const struct provider provider_shm;

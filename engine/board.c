@@ -1,0 +1,114 @@
+#include "engine/board.h"
+
+#include <string.h>
+
+void board_reset(struct board *board, const uint8_t mac[6])
+{
+	memset(board, 0, sizeof *board);
+	pic_reset(&board->pic);
+	pit_reset(&board->pit);
+	uart_reset(&board->uart);
+	virtio_net_reset(&board->net, mac);
+}
+
+/* The byte-wide devices; false where there is none. */
+static bool read_byte(struct board *board, struct device_env *env, uint16_t port, uint8_t *value)
+{
+	switch (port) {
+	case 0x20:
+	case 0x21:
+	case 0xa0:
+	case 0xa1:
+	case 0x4d0:
+	case 0x4d1:
+		*value = pic_read(&board->pic, port);
+		return true;
+	case 0x40 ... 0x43:
+	case 0x61:
+		*value = pit_read(&board->pit, env, port);
+		return true;
+	case 0x3f8 ... 0x3ff:
+		*value = uart_read(&board->uart, env, port - 0x3f8u);
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void write_byte(struct board *board, struct device_env *env, uint16_t port, uint8_t value)
+{
+	switch (port) {
+	case 0x20:
+	case 0x21:
+	case 0xa0:
+	case 0xa1:
+	case 0x4d0:
+	case 0x4d1:
+		pic_write(&board->pic, port, value);
+		break;
+	case 0x40 ... 0x43:
+	case 0x61:
+		pit_write(&board->pit, env, port, value);
+		break;
+	case 0x3f8 ... 0x3ff:
+		uart_write(&board->uart, env, port - 0x3f8u, value);
+		break;
+	default:
+		break;
+	}
+}
+
+/* A wide access to byte-wide devices is so many accesses to the ports that follow each other. */
+uint32_t board_port_read(struct board *board, struct device_env *env, uint16_t port, unsigned size)
+{
+	uint32_t value = 0;
+	for (unsigned i = 0; i < size; i++) {
+		uint8_t byte = 0xff;
+		read_byte(board, env, (uint16_t)(port + i), &byte);
+		value |= (uint32_t)byte << (8 * i);
+	}
+	return value;
+}
+
+void board_port_write(struct board *board, struct device_env *env, uint16_t port, unsigned size,
+	uint32_t value)
+{
+	if (port == PORT_POWER && size >= 2) {
+		board->power_off = 1;
+		board->power_value = size == 2 ? value & 0xffffu : value;
+		return;
+	}
+	for (unsigned i = 0; i < size; i++)
+		write_byte(board, env, (uint16_t)(port + i), (uint8_t)(value >> (8 * i)));
+}
+
+void board_mmio_read(struct board *board, struct device_env *env, uint64_t address, unsigned size,
+	uint8_t bytes[8])
+{
+	uint64_t value = UINT64_MAX;
+	if (address >= MMIO_NET && size <= MMIO_NET_SIZE && address - MMIO_NET <= MMIO_NET_SIZE - size)
+		value = virtio_net_read(&board->net, env, (uint32_t)(address - MMIO_NET), size);
+	else if (address == MMIO_CLOCK && (size == 8 || size == 4))
+		value = env->clock(env);
+	else if (address == MMIO_CLOCK + 4 && size == 4)
+		value = env->clock(env) >> 32;
+	memcpy(bytes, &value, sizeof value);
+}
+
+void board_mmio_write(struct board *board, struct device_env *env, uint64_t address, unsigned size,
+	const uint8_t bytes[8])
+{
+	uint64_t value = 0;
+	memcpy(&value, bytes, size <= 8 ? size : 8);
+	if (address >= MMIO_NET && size <= MMIO_NET_SIZE && address - MMIO_NET <= MMIO_NET_SIZE - size)
+		virtio_net_write(&board->net, env, (uint32_t)(address - MMIO_NET), size, value);
+}
+
+uint8_t board_acknowledge(struct board *board, struct device_env *env)
+{
+	bool timer = (board->pic.chip[0].irr & ~board->pic.chip[0].imr & 1u) != 0;
+	uint8_t vector = pic_acknowledge(&board->pic);
+	if (timer && vector == board->pic.chip[0].vector_base)
+		pit_acknowledged(&board->pit, env);
+	return vector;
+}

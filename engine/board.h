@@ -1,0 +1,30 @@
+/* The board: every device and which address or line it is at (the map is in engine/device.h). */
+#pragma once
+
+#include "engine/device.h"
+#include "engine/pic.h"
+#include "engine/pit.h"
+#include "engine/uart.h"
+#include "engine/virtio_net.h"
+
+struct board {
+	struct pic pic;
+	struct pit pit;
+	struct uart uart;
+	struct virtio_net net;
+	uint32_t power_off, power_value; /* the guest has switched the machine off, with this value */
+};
+
+void board_reset(struct board *board, const uint8_t mac[6]);
+
+/* Port accesses of 1, 2 or 4 bytes; MMIO accesses of 1 to 8 bytes, in the guest's byte order. */
+uint32_t board_port_read(struct board *board, struct device_env *env, uint16_t port, unsigned size);
+void board_port_write(struct board *board, struct device_env *env, uint16_t port, unsigned size,
+	uint32_t value);
+void board_mmio_read(struct board *board, struct device_env *env, uint64_t address, unsigned size,
+	uint8_t bytes[8]);
+void board_mmio_write(struct board *board, struct device_env *env, uint64_t address, unsigned size,
+	const uint8_t bytes[8]);
+
+/* The CPU takes the pending interrupt: returns its vector. */
+uint8_t board_acknowledge(struct board *board, struct device_env *env);

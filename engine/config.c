@@ -1,0 +1,295 @@
+#include "engine/config.h"
+
+#include "engine/arbiter.h"
+#include "engine/memory.h"
+
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#define RUN (1u << COMMAND_RUN)
+#define STANDBY (1u << COMMAND_STANDBY)
+#define PRIMARY (1u << COMMAND_PRIMARY)
+#define STATUS (1u << COMMAND_STATUS)
+
+static const struct {
+	const char *name, *arguments, *what;
+} commands[COMMANDS] = {
+	[COMMAND_RUN] = {"run", "", "Runs a guest alone, and records it if asked."},
+	[COMMAND_STANDBY] = {"standby", "", "Waits to become the backup of a running guest, and follows it."},
+	[COMMAND_PRIMARY] = {"primary", "", "Runs a guest and protects it with a standby."},
+	[COMMAND_REPLAY] = {"replay", "FILE", "Replays a recording and says whether every digest matched."},
+	[COMMAND_DUMP] = {"dump", "FILE", "Prints a recording's entries, one a line."},
+	[COMMAND_STATUS] = {"status", "[VM]", "Shows the processes of a VM, or of all, on this machine."},
+	[COMMAND_STOP] = {"stop", "[VM]", "Ends a VM in order, on both sides."},
+};
+
+enum key {
+	KEY_NAME = 256,
+	KEY_KERNEL,
+	KEY_APPEND,
+	KEY_MEMORY,
+	KEY_NET,
+	KEY_MAC,
+	KEY_CONSOLE,
+	KEY_RECORD,
+	KEY_STANDBY,
+	KEY_LISTEN,
+	KEY_ARBITER,
+	KEY_TAKE_OVER,
+	KEY_COMMIT,
+	KEY_HEARTBEAT,
+	KEY_TIMEOUT,
+	KEY_RING,
+	KEY_JSON,
+};
+
+static const struct {
+	unsigned commands;
+	struct argp_option option;
+} options[] = {
+	{RUN | PRIMARY | STANDBY, {"name", KEY_NAME, "VM", 0, "the VM's name (default: vm)", 0}},
+	{RUN | PRIMARY, {"kernel", KEY_KERNEL, "FILE", 0, "the guest: an ELF64 for x86-64", 0}},
+	{RUN | PRIMARY, {"append", KEY_APPEND, "TEXT", 0, "the guest's command line", 0}},
+	{RUN | PRIMARY | STANDBY,
+		{"memory", KEY_MEMORY, "SIZE", 0,
+			"guest memory, such as 16M (the default) or 1G; a standby refuses a guest of another size if it is given",
+			0}},
+	{RUN | PRIMARY | STANDBY,
+		{"net", KEY_NET, "DEV", 0,
+			"the guest's network: a DPDK device string, such as net_tap0,iface=dop0", 0}},
+	{RUN | PRIMARY,
+		{"mac", KEY_MAC, "MAC", 0, "the guest's MAC address (default: made from the VM's name)", 0}},
+	{RUN | PRIMARY | STANDBY,
+		{"console", KEY_CONSOLE, "-|unix:PATH", 0,
+			"the guest's serial console: this terminal, or a socket to connect to", 0}},
+	{RUN, {"record", KEY_RECORD, "FILE", 0, "write a recording that `doppel replay` verifies", 0}},
+	{STANDBY, {"listen", KEY_LISTEN, "ADDR", 0, "where to wait for a primary: shm:NAME", 0}},
+	{PRIMARY, {"standby", KEY_STANDBY, "ADDR", 0, "where a standby waits: shm:NAME", 0}},
+	{STANDBY,
+		{"standby", KEY_STANDBY, "ADDR", 0, "where to look for a standby after having gone live", 0}},
+	{PRIMARY | STANDBY,
+		{"arbiter", KEY_ARBITER, "dir:PATH", 0,
+			"a directory that both hosts see: who may run the VM is decided there", 0}},
+	{PRIMARY, {"take-over", KEY_TAKE_OVER, NULL, 0,
+			  "start although the VM has run before: whoever runs it now is deposed", 0}},
+	{PRIMARY, {"commit", KEY_COMMIT, "LEVEL", 0,
+			  "what an output waits for: received (default) or replayed by the backup", 0}},
+	{PRIMARY | STANDBY,
+		{"heartbeat", KEY_HEARTBEAT, "HOST", 0, "local address for heartbeats (default: 127.0.0.1)", 0}},
+	{PRIMARY | STANDBY, {"heartbeat-timeout", KEY_TIMEOUT, "MS", 0,
+				    "silence after which the other side is suspected (default: 500)", 0}},
+	{PRIMARY, {"ring", KEY_RING, "SIZE", 0,
+			  "log that may be on its way: a power of two from 1M to 1G (default: 16M)", 0}},
+	{STATUS, {"json", KEY_JSON, NULL, 0, "as JSON", 0}},
+};
+
+static const char *const statuses =
+	"\vExit statuses:\n"
+	"  0  ended in order\n"
+	"  1  the host failed: KVM, memory, a file, the network\n"
+	"  2  a bad option, argument or kernel; nothing was started\n"
+	"  3  a replay or a backup diverged from its log\n"
+	"  4  not a recording, damaged, or cut short\n"
+	"  5  deposed: another process holds the VM's generation\n"
+	"  6  refused: the VM has run before, or the peer does not fit\n"
+	"  7  the guest ended badly (triple fault, halt with interrupts off, power-off value not 0)\n"
+	"  8  no process runs that VM here";
+
+void config_usage(void)
+{
+	printf("Usage: doppel COMMAND [OPTION...]\n"
+	       "Keeps a virtual machine alive through the death of its host.\n\n");
+	for (unsigned i = 0; i < COMMANDS; i++)
+		printf("  %-8s %-5s %s\n", commands[i].name, commands[i].arguments, commands[i].what);
+	printf("\n`doppel COMMAND --help` tells a command's options.\n\n%s\n", statuses + 1);
+}
+
+/* "16M" and the like, in bytes; 0: not a size. */
+static uint64_t parse_size(const char *text)
+{
+	char *end;
+	unsigned long long value = strtoull(text, &end, 10);
+	unsigned shift = 0;
+	if (end == text || text[0] == '-')
+		return 0;
+	if (*end == 'K' || *end == 'k')
+		shift = 10;
+	else if (*end == 'M' || *end == 'm')
+		shift = 20;
+	else if (*end == 'G' || *end == 'g')
+		shift = 30;
+	if (shift)
+		end++;
+	if (*end != '\0' || value > (UINT64_MAX >> shift))
+		return 0;
+	return (uint64_t)value << shift;
+}
+
+static bool parse_mac(const char *text, uint8_t mac[6])
+{
+	int used = 0;
+	return sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx%n", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4],
+		       &mac[5], &used) == 6 &&
+		text[used] == '\0' && (mac[0] & 1) == 0;
+}
+
+static error_t parse(int key, char *argument, struct argp_state *state)
+{
+	struct config *config = state->input;
+	switch (key) {
+	case KEY_NAME:
+		config->name = argument;
+		break;
+	case KEY_KERNEL:
+		config->kernel = argument;
+		break;
+	case KEY_APPEND:
+		config->append = argument;
+		break;
+	case KEY_MEMORY:
+		config->memory = parse_size(argument);
+		if (config->memory < GUEST_MEMORY_MIN || config->memory > GUEST_MEMORY_MAX ||
+			config->memory % 4096 != 0)
+			argp_error(state, "--memory %s: give a size from 1M to 3G, such as 16M", argument);
+		break;
+	case KEY_NET:
+		config->net = argument;
+		break;
+	case KEY_MAC:
+		if (!parse_mac(argument, config->mac))
+			argp_error(state, "--mac %s: give six bytes such as 52:54:00:12:34:56, not a group's",
+				argument);
+		break;
+	case KEY_CONSOLE:
+		if (strcmp(argument, "-") != 0 && strncmp(argument, "unix:", 5) != 0)
+			argp_error(state, "--console %s: give - or unix:PATH", argument);
+		config->console = argument;
+		break;
+	case KEY_RECORD:
+		config->record = argument;
+		break;
+	case KEY_STANDBY:
+		config->standby = argument;
+		break;
+	case KEY_LISTEN:
+		config->listen = argument;
+		break;
+	case KEY_ARBITER:
+		config->arbiter = argument;
+		break;
+	case KEY_TAKE_OVER:
+		config->take_over = true;
+		break;
+	case KEY_COMMIT:
+		if (strcmp(argument, "received") == 0)
+			config->commit = ACK_RECEIVED;
+		else if (strcmp(argument, "replayed") == 0)
+			config->commit = ACK_REPLAYED;
+		else
+			argp_error(state, "--commit %s: give received or replayed", argument);
+		break;
+	case KEY_HEARTBEAT:
+		config->heartbeat = argument;
+		break;
+	case KEY_TIMEOUT: {
+		char *end;
+		unsigned long value = strtoul(argument, &end, 10);
+		if (*end != '\0' || value < 50 || value > 60000)
+			argp_error(state, "--heartbeat-timeout %s: give 50 to 60000 ms", argument);
+		config->timeout_ms = (unsigned)value;
+		break;
+	}
+	case KEY_RING:
+		config->ring = parse_size(argument);
+		if (config->ring < (1u << 20) || config->ring > (1u << 30) ||
+			(config->ring & (config->ring - 1)) != 0)
+			argp_error(state, "--ring %s: give a power of two from 1M to 1G", argument);
+		break;
+	case KEY_JSON:
+		config->json = true;
+		break;
+	case ARGP_KEY_ARG:
+		if (commands[config->command].arguments[0] == '\0' || config->file)
+			argp_error(state, "%s: one argument too many", argument);
+		config->file = argument;
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+static const char *missing(const struct config *config)
+{
+	switch (config->command) {
+	case COMMAND_RUN:
+		return config->kernel ? NULL : "give a guest with --kernel FILE";
+	case COMMAND_PRIMARY:
+		if (!config->kernel)
+			return "give a guest with --kernel FILE";
+		if (!config->standby)
+			return "give the standby's address with --standby ADDR";
+		return config->arbiter ? NULL : "give a directory that both hosts see with --arbiter dir:PATH";
+	case COMMAND_STANDBY:
+		if (!config->listen)
+			return "give an address to wait at with --listen ADDR";
+		return config->arbiter ? NULL : "give a directory that both hosts see with --arbiter dir:PATH";
+	case COMMAND_REPLAY:
+	case COMMAND_DUMP:
+		return config->file ? NULL : "give the recording's FILE";
+	default:
+		return NULL;
+	}
+}
+
+int config_parse(struct config *config, int argc, char **argv)
+{
+	*config = (struct config){.name = "vm", .append = "", .commit = ACK_RECEIVED, .timeout_ms = 500,
+		.ring = 16u << 20, .heartbeat = "127.0.0.1", .command = COMMANDS};
+	for (unsigned i = 0; i < COMMANDS; i++) {
+		if (argc > 1 && strcmp(argv[1], commands[i].name) == 0)
+			config->command = (enum command)i;
+	}
+	if (config->command == COMMANDS) {
+		if (argc > 1 && strcmp(argv[1], "--help") == 0) {
+			config_usage();
+			return STATUS_OK;
+		}
+		fprintf(stderr, "doppel: %s%s; `doppel --help` lists the commands\n",
+			argc > 1 ? "no such command: " : "no command given", argc > 1 ? argv[1] : "");
+		return STATUS_USAGE;
+	}
+
+	struct argp_option mine[sizeof options / sizeof options[0] + 1] = {{0}};
+	unsigned count = 0;
+	for (unsigned i = 0; i < sizeof options / sizeof options[0]; i++) {
+		if (options[i].commands & 1u << config->command)
+			mine[count++] = options[i].option;
+	}
+	char doc[1024], program[32];
+	snprintf(doc, sizeof doc, "%s%s", commands[config->command].what, statuses);
+	snprintf(program, sizeof program, "doppel %s", commands[config->command].name);
+	struct argp argp = {.options = mine, .parser = parse, .args_doc = commands[config->command].arguments,
+		.doc = doc};
+	argp_err_exit_status = STATUS_USAGE;
+	argv[1] = program;
+	if (argp_parse(&argp, argc - 1, argv + 1, 0, NULL, config) != 0)
+		return STATUS_USAGE;
+
+	const char *what = missing(config);
+	if (what || (config->name && arbiter_check_name(config->name) < 0)) {
+		fprintf(stderr, "%s: %s; `%s --help` lists the options\n", program, what ? what : fail_message(),
+			program);
+		return STATUS_USAGE;
+	}
+	static const uint8_t none[6];
+	if (memcmp(config->mac, none, 6) == 0) {
+		uint64_t hash = XXH3_64bits(config->name, strlen(config->name));
+		memcpy(config->mac, &hash, 6);
+		config->mac[0] = 0x52, config->mac[1] = 0x54, config->mac[2] = 0x00;
+	}
+	return -1;
+}

@@ -1,0 +1,46 @@
+/* What a person asks for: the command line of each command, checked and turned into values. */
+#pragma once
+
+#include "base/fail.h"
+#include "transport/ack.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Exit statuses of every command; --help lists them, in this order. */
+enum exit_status {
+	STATUS_OK,        /* ended in order */
+	STATUS_HOST,      /* the host failed: KVM, memory, a file, the network */
+	STATUS_USAGE,     /* bad option, argument or kernel; nothing was started */
+	STATUS_DIFFERS,   /* a replay or a backup diverged from its log */
+	STATUS_RECORDING, /* not a recording, damaged, or cut short */
+	STATUS_DEPOSED,   /* another process holds the VM's generation: this one has halted */
+	STATUS_REFUSED,   /* the VM exists already, or a peer refused: nothing was started */
+	STATUS_GUEST,     /* the guest ended badly: triple fault, halt with interrupts off, power-off value not 0 */
+	STATUS_NONE,      /* no process runs that VM here */
+};
+
+enum command { COMMAND_RUN, COMMAND_STANDBY, COMMAND_PRIMARY, COMMAND_REPLAY, COMMAND_DUMP, COMMAND_STATUS, COMMAND_STOP, COMMANDS };
+
+struct config {
+	enum command command;
+	const char *name;      /* of the VM */
+	const char *kernel, *append, *net, *console, *record, *file;
+	const char *standby;   /* address of the standby to protect with */
+	const char *listen;    /* address to wait at */
+	const char *arbiter;
+	const char *heartbeat; /* local address for heartbeats */
+	uint64_t memory;       /* bytes; 0: not given */
+	uint64_t ring;         /* bytes of log */
+	enum ack_counter commit;
+	unsigned timeout_ms;   /* heartbeats */
+	bool take_over, json;
+	uint8_t mac[6];
+};
+
+/* Parses the arguments behind the command's name. Prints help or the mistake by itself and returns an
+ * exit status, or -1 to go on. */
+int config_parse(struct config *config, int argc, char **argv);
+
+/* Prints what `doppel --help` says. */
+void config_usage(void);

@@ -1,0 +1,261 @@
+#include "engine/live.h"
+
+#include "base/check.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define FRAME_BURST 32u
+#define WAIT_NS 200000u    /* for room in the log */
+#define IDLE_NS 100000000u /* halted without a timer; every wake-up comes by the bell */
+
+void live_set_time(struct live *live, uint64_t guest_ns, uint64_t host_ns)
+{
+	live->guest_ns = guest_ns;
+	live->host_ns = host_ns;
+}
+
+static uint64_t guest_now(struct live *live)
+{
+	uint64_t now = live->guest_ns + (now_ns() - live->host_ns);
+	if (now > live->newest_ns)
+		live->newest_ns = now;
+	return live->newest_ns;
+}
+
+
+
+/*
+ * Hands everything over. `left` is told to the backup if it is news: the guest is past every position
+ * below it (D6). MARK and RELEASED never wait for room; they are said again with the next flush.
+ */
+static void flush(struct machine *m, position left)
+{
+	struct live *live = m->live;
+	if (!live->log || live->broken)
+		return;
+	uint64_t released = UINT64_MAX;
+	for (unsigned i = 0; i < OUTPUT_DEVICES; i++) {
+		uint64_t lsn = hold_released(m->hold[i], live->session);
+		if (lsn < live->sealed[i] && lsn < released)
+			released = lsn;
+	}
+	if (released == UINT64_MAX) /* nothing waits */
+		released = live->sealed[0] > live->sealed[1] ? live->sealed[0] : live->sealed[1];
+	uint32_t word = digest_word(&m->digest);
+	if (released > live->told_released && log_writer_append(live->log, LOG_RELEASED, m->digest.at, word,
+						      &released, sizeof released, NULL) == 0)
+		live->told_released = released;
+	bool beat = atomic_exchange_explicit(&live->beat_wanted, false, memory_order_relaxed);
+	bool news = left > live->told_left;
+	if (!news)
+		left = live->told_left;
+	if ((news || beat) &&
+		log_writer_append(live->log, LOG_MARK, m->digest.at, word, &left, sizeof left, NULL) == 0)
+		live->told_left = left;
+	if (log_writer_flush(live->log) < 0)
+		live->broken = true;
+	atomic_store_explicit(&live->flushed, log_writer_flushed(live->log), memory_order_release);
+	live->flush_wanted = false;
+}
+
+/*
+ * Appends an input or an output at this position. Waits while there is no room, which stops the guest
+ * and not the log (L3), and while a broken log's fate is being decided. False when the machine has
+ * ended meanwhile: then nothing may be applied. `end` is 0 when nothing is logged.
+ */
+static bool append(struct machine *m, enum log_kind kind, const void *payload, uint32_t length, uint64_t *end)
+{
+	struct live *live = m->live;
+	*end = 0;
+	while (live->log) {
+		uint32_t watched = machine_watch(m);
+		int error = live->broken ? -EAGAIN
+					 : log_writer_append(live->log, kind, m->exits, machine_digest(m), payload,
+						   length, end);
+		if (error == 0)
+			return true;
+		CHECK(D2, error == -EAGAIN, "the log refuses %s of %u bytes: %s", log_kind_name(kind), length,
+			fail_message());
+		flush(m, m->exits);
+		if (!machine_wait(m, watched, WAIT_NS))
+			return false;
+	}
+	return !machine_ended(m);
+}
+
+void live_begin_log(struct machine *m, struct log_writer *log, uint32_t session)
+{
+	struct live *live = m->live;
+	CHECK(O2, !live->log && session != SESSION_ALONE, "a second log is begun");
+	live->log = log;
+	live->session = session;
+	live->broken = false;
+	live->told_left = m->halted ? m->exits : m->exits + 1;
+	live->told_released = 0;
+	memset(live->sealed, 0, sizeof live->sealed);
+	atomic_store_explicit(&live->flushed, log_writer_flushed(log), memory_order_release);
+}
+
+struct log_writer *live_end_log(struct machine *m)
+{
+	struct log_writer *log = m->live->log;
+	m->live->log = NULL;
+	m->live->session = SESSION_ALONE;
+	m->live->broken = false;
+	return log;
+}
+
+
+
+static void take_ticks(struct machine *m, uint64_t now)
+{
+	struct log_tick tick = {.timer = 0, .count = pit_due(&m->board.pit, now), .time_ns = now};
+	uint64_t end;
+	if (tick.count > 0 && append(m, LOG_TICK, &tick, sizeof tick, &end))
+		pit_tick(&m->board.pit, &m->env, tick.count);
+}
+
+static void take_frames(struct machine *m)
+{
+	struct port_frame *frame;
+	uint64_t end;
+	for (unsigned n = 0; n < FRAME_BURST && (frame = frame_queue_peek(&m->live->frames)); n++) {
+		/* Without a driver nobody would ever take it. */
+		if ((m->board.net.status & 4u) != 0) {
+			if (!virtio_net_can_receive(&m->board.net, &m->env, frame->length))
+				break;
+			if (!append(m, LOG_NET_RX, frame->bytes, frame->length, &end))
+				break;
+			virtio_net_receive(&m->board.net, &m->env, frame->bytes, frame->length);
+		}
+		frame_queue_pop(&m->live->frames);
+	}
+}
+
+static void take_keys(struct machine *m)
+{
+	uint8_t bytes[256];
+	size_t room = uart_room(&m->board.uart);
+	size_t count = byte_queue_take(&m->live->keys, bytes, room < sizeof bytes ? room : sizeof bytes);
+	uint64_t end;
+	if (count > 0 && append(m, LOG_CONSOLE_RX, bytes, (uint32_t)count, &end))
+		uart_receive(&m->board.uart, &m->env, bytes, count);
+}
+
+/* How long a halted guest may sleep: until its timer's next expiration. */
+static uint64_t sleep_ns(struct machine *m, uint64_t now)
+{
+	uint64_t deadline = pit_deadline(&m->board.pit);
+	if (deadline == PIT_NO_DEADLINE || deadline - now > IDLE_NS)
+		return deadline <= now ? 0 : IDLE_NS;
+	return deadline - now;
+}
+
+static void live_inputs(struct machine *m)
+{
+	struct live *live = m->live;
+	for (;;) {
+		uint32_t watched = machine_watch(m);
+		uint64_t now = guest_now(live);
+		take_ticks(m, now);
+		take_frames(m);
+		take_keys(m);
+		if (machine_ended(m))
+			return;
+		if (!m->halted || pic_pending(&m->board.pic))
+			break;
+		/* Halted: the backup may come as far as this exit, and no further. */
+		if (live->log)
+			machine_digest(m);
+		flush(m, m->exits);
+		if (machine_must_pause(m))
+			return;
+		machine_wait(m, watched, sleep_ns(m, guest_now(live)));
+	}
+	if (live->log && (live->flush_wanted || log_writer_flush_due(live->log, now_ns()))) {
+		machine_digest(m);
+		flush(m, m->exits + 1);
+	}
+}
+
+static uint64_t live_clock(struct machine *m)
+{
+	uint64_t now = guest_now(m->live), end;
+	return append(m, LOG_CLOCK, &now, sizeof now, &end) ? now : 0;
+}
+
+
+
+static void live_output(struct machine *m, enum output_device device, const struct output_group *group)
+{
+	struct live *live = m->live;
+	struct log_output output = {.device = device, .count = group->count, .digest = group->digest};
+	uint64_t end;
+	/* A machine that ends here leaves its output unsealed: nobody will ever see it. */
+	if (!append(m, LOG_OUTPUT, &output, sizeof output, &end))
+		return;
+	CHECK(O1, (end == 0) == (live->session == SESSION_ALONE), "an output of session %u ends at LSN %llu",
+		live->session, (unsigned long long)end);
+	live->sealed[device] = end;
+	if (device == OUTPUT_NET)
+		live->flush_wanted = true;
+	hold_seal(m->hold[device], live->session, end);
+	if (live->outputs_wait)
+		live->outputs_wait(live->context);
+}
+
+static void live_flush(struct machine *m)
+{
+	struct live *live = m->live;
+	if (live->log)
+		flush(m, m->exits);
+}
+
+static void live_interrupted(struct machine *m)
+{
+	struct live *live = m->live;
+	bool beat = atomic_load_explicit(&live->beat_wanted, memory_order_relaxed);
+	if (live->log && (beat || log_writer_flush_due(live->log, now_ns())))
+		flush(m, m->exits + 1);
+}
+
+void live_beat(struct machine *m)
+{
+	atomic_store_explicit(&m->live->beat_wanted, true, memory_order_relaxed);
+	vcpu_kick(&m->vcpu, m->thread);
+	bell_ring(&m->bell);
+}
+
+static void live_ended(struct machine *m, enum log_end reason, uint32_t value)
+{
+	struct log_ending ending = {.reason = reason, .value = value};
+	uint64_t end;
+	if (append(m, LOG_END, &ending, sizeof ending, &end))
+		flush(m, m->exits);
+	m->end_reason = reason;
+	m->end_value = value;
+	machine_end(m, MACHINE_ENDED, NULL);
+}
+
+void live_stop(struct machine *m)
+{
+	struct log_ending ending = {.reason = LOG_END_STOPPED};
+	struct live *live = m->live;
+	/* Without room there is no waiting here: whoever follows the log sees us gone all the same. */
+	if (live->log && !live->broken &&
+		log_writer_append(live->log, LOG_END, m->digest.at, digest_word(&m->digest), &ending,
+			sizeof ending, NULL) == 0)
+		flush(m, 0);
+	m->end_reason = LOG_END_STOPPED;
+	machine_end(m, MACHINE_STOPPED, NULL);
+}
+
+const struct source live_source = {
+	.clock = live_clock,
+	.output = live_output,
+	.inputs = live_inputs,
+	.flush = live_flush,
+	.interrupted = live_interrupted,
+	.ended = live_ended,
+};

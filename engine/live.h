@@ -1,0 +1,49 @@
+/*
+ * The live source: inputs come from the outside, at the position the guest happens to be at, and each
+ * is appended to the log, if there is one, in the same step in which it is applied (D2).
+ *
+ * Alone, without a log, outputs are sealed as SESSION_ALONE and leave at once; with one, they are
+ * sealed with the session and the end of their OUTPUT entry (O1, O2).
+ */
+#pragma once
+
+#include "engine/machine.h"
+#include "engine/queue.h"
+#include "transport/log_writer.h"
+
+struct live {
+	struct log_writer *log; /* NULL: nothing is logged */
+	uint32_t session;
+	bool broken; /* the log takes no more; the guest waits until live_alone or the end */
+	bool flush_wanted;
+	position told_left;
+	uint64_t told_released;
+	uint64_t sealed[OUTPUT_DEVICES]; /* LSN of the last output sealed */
+
+	/* The guest's time: guest_ns at host_ns, and the newest value given out. */
+	uint64_t guest_ns, host_ns, newest_ns;
+
+	struct frame_queue frames;
+	struct byte_queue keys;
+
+	_Atomic uint64_t flushed;   /* LSN up to which the log has been handed over; any thread reads */
+	_Atomic bool beat_wanted;   /* somebody wants a sign of life in the log */
+	void (*outputs_wait)(void *context); /* something was sealed; wakes the dataplane */
+	void *context;
+};
+
+extern const struct source live_source;
+
+/* From now on the guest's time is `guest_ns` plus what has passed since `host_ns` of this host. */
+void live_set_time(struct live *live, uint64_t guest_ns, uint64_t host_ns);
+
+/* vCPU thread, paused: starts logging into `log` as `session`. */
+void live_begin_log(struct machine *m, struct log_writer *log, uint32_t session);
+/* vCPU thread, anywhere: logs no more. Returns the writer, which the caller owns again. */
+struct log_writer *live_end_log(struct machine *m);
+
+/* Any thread: asks for a MARK in the log soon, whether the guest exits or not. */
+void live_beat(struct machine *m);
+
+/* vCPU thread, paused: the machine stops because somebody asked; END goes into the log. */
+void live_stop(struct machine *m);

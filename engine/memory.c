@@ -1,0 +1,44 @@
+#include "engine/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int memory_create(struct guest_memory *memory, uint64_t size)
+{
+	if (size < GUEST_MEMORY_MIN || size > GUEST_MEMORY_MAX || size % 4096 != 0)
+		return fail(EINVAL,
+			"a guest cannot have %llu bytes of memory: give 1M to 3G, a multiple of 4K",
+			(unsigned long long)size);
+	/* A memfd, so that a provider can let a peer write it; sealed, so that nobody can shrink it
+	 * under a mapping. */
+	int fd = memfd_create("doppel-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return fail(errno, "cannot make a memory file for the guest: %s", strerror(errno));
+	int error = ENOMEM;
+	if (ftruncate(fd, (off_t)size) < 0 ||
+		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		goto close_fd;
+	void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (base == MAP_FAILED)
+		goto close_fd;
+	*memory = (struct guest_memory){.base = base, .size = size, .fd = fd};
+	return 0;
+
+close_fd:
+	error = errno;
+	close(fd);
+	return fail(error, "cannot get %llu MiB of memory for the guest: %s; give it less with --memory",
+		(unsigned long long)(size >> 20), strerror(error));
+}
+
+void memory_destroy(struct guest_memory *memory)
+{
+	if (!memory->base)
+		return;
+	munmap(memory->base, memory->size);
+	close(memory->fd);
+	*memory = (struct guest_memory){.fd = -1};
+}

@@ -1,0 +1,78 @@
+/*
+ * What waits to become an input: frames from the dataplane thread, console bytes from the control
+ * thread. Each queue has one producer and one consumer, the vCPU thread, which takes an input only at
+ * a position (D1). A full queue refuses; what is refused stays with its producer.
+ */
+#pragma once
+
+#include "dataplane/port.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define FRAME_QUEUE 1024u
+#define BYTE_QUEUE 4096u
+
+struct frame_queue {
+	_Alignas(64) _Atomic uint32_t head; /* next to take */
+	_Alignas(64) _Atomic uint32_t tail; /* next to put */
+	struct port_frame frame[FRAME_QUEUE];
+};
+
+/* Q1/Q2: the tail's release publishes the frame; the consumer's acquire sees it.
+ * Q3/Q4: the head's release gives the slot back; the producer's acquire may then reuse it. */
+static inline bool frame_queue_put(struct frame_queue *queue, const struct port_frame *frame)
+{
+	uint32_t tail = atomic_load_explicit(&queue->tail, memory_order_relaxed);
+	if (tail - atomic_load_explicit(&queue->head, memory_order_acquire) == FRAME_QUEUE) /* Q4 */
+		return false;
+	queue->frame[tail % FRAME_QUEUE] = *frame;
+	atomic_store_explicit(&queue->tail, tail + 1, memory_order_release); /* Q1 */
+	return true;
+}
+
+/* The oldest frame, NULL when there is none; it stays until frame_queue_pop. */
+static inline struct port_frame *frame_queue_peek(struct frame_queue *queue)
+{
+	uint32_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
+	if (atomic_load_explicit(&queue->tail, memory_order_acquire) == head) /* Q2 */
+		return NULL;
+	return &queue->frame[head % FRAME_QUEUE];
+}
+
+static inline void frame_queue_pop(struct frame_queue *queue)
+{
+	uint32_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
+	port_frame_free(&queue->frame[head % FRAME_QUEUE]);
+	atomic_store_explicit(&queue->head, head + 1, memory_order_release); /* Q3 */
+}
+
+struct byte_queue {
+	_Atomic uint32_t head, tail;
+	uint8_t bytes[BYTE_QUEUE];
+};
+
+/* Returns how many of the bytes went in. Ordered as above. */
+static inline size_t byte_queue_put(struct byte_queue *queue, const uint8_t *bytes, size_t count)
+{
+	uint32_t tail = atomic_load_explicit(&queue->tail, memory_order_relaxed);
+	uint32_t room = BYTE_QUEUE - (tail - atomic_load_explicit(&queue->head, memory_order_acquire));
+	size_t n = count < room ? count : room;
+	for (size_t i = 0; i < n; i++)
+		queue->bytes[(tail + i) % BYTE_QUEUE] = bytes[i];
+	atomic_store_explicit(&queue->tail, tail + (uint32_t)n, memory_order_release);
+	return n;
+}
+
+static inline size_t byte_queue_take(struct byte_queue *queue, uint8_t *bytes, size_t count)
+{
+	uint32_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
+	uint32_t used = atomic_load_explicit(&queue->tail, memory_order_acquire) - head;
+	size_t n = count < used ? count : used;
+	for (size_t i = 0; i < n; i++)
+		bytes[i] = queue->bytes[(head + i) % BYTE_QUEUE];
+	atomic_store_explicit(&queue->head, head + (uint32_t)n, memory_order_release);
+	return n;
+}

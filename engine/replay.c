@@ -1,0 +1,307 @@
+#include "engine/replay.h"
+
+#include "base/check.h"
+#include "base/crash_point.h"
+#include "engine/live.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define WAIT_NS 10000000u /* every wake-up comes by the bell */
+
+enum found {
+	FOUND,  /* an entry */
+	NONE,   /* none yet */
+	LIVE,   /* the log is over and this machine is live now */
+	ENDED,  /* the machine has ended */
+};
+
+static void diverged(struct machine *m, const struct log_entry *entry, const char *what)
+{
+	char text[160] = "the end of the log";
+	if (entry)
+		log_describe(entry, text, sizeof text);
+	machine_end(m, MACHINE_DIVERGED, "diverged at position %llu (rip %#llx): %s; the log says: %s",
+		(unsigned long long)m->exits, (unsigned long long)m->vcpu.run->s.regs.regs.rip, what, text);
+}
+
+static enum found look(struct machine *m, struct log_entry *entry)
+{
+	struct replay *replay = m->replay;
+	if (machine_ended(m))
+		return ENDED;
+	/* R1: `ended` is read before `limit`; pairs with replay_end_log, which sets it after. */
+	bool ended = atomic_load_explicit(&replay->ended, memory_order_acquire);
+	uint64_t limit = atomic_load_explicit(&replay->limit, memory_order_acquire);
+	if (replay->reader.next < limit) {
+		/* Checked again here, by the thread that applies it (L2). */
+		if (log_reader_peek(&replay->reader, entry) == LOG_VALID && entry->end <= limit)
+			return FOUND;
+		if (!replay->offline) {
+			machine_end(m, MACHINE_DIVERGED,
+				"the log changed at LSN %llu after it was received; not going on with it",
+				(unsigned long long)replay->reader.next);
+			return ENDED;
+		}
+		ended = true;
+	}
+	if (!ended)
+		return NONE;
+	if (replay->offline) {
+		machine_end(m, MACHINE_CUT,
+			"the log ends at LSN %llu, position %llu, before the machine does",
+			(unsigned long long)replay->reader.next, (unsigned long long)m->exits);
+		return ENDED;
+	}
+	if (!atomic_exchange(&replay->drained, true))
+		replay->drained_now(replay->context);
+	return m->source == &replay_source ? NONE : LIVE;
+}
+
+/* The entry is applied: the next one may come. */
+static void taken(struct machine *m, const struct log_entry *entry)
+{
+	struct replay *replay = m->replay;
+	log_reader_take(&replay->reader, entry);
+	replay->entries++;
+	atomic_store_explicit(&replay->applied, entry->end, memory_order_release);
+	CRASH_POINT("apply.after");
+	if (replay->progress)
+		replay->progress(replay->context);
+}
+
+/* D5: our digest at this position against the entry's. False: diverged. */
+static bool digest_equal(struct machine *m, const struct log_entry *entry)
+{
+	uint64_t swept = m->digest.swept;
+	if (entry->position != m->digest.at)
+		machine_digest(m);
+	uint32_t word = digest_word(&m->digest);
+	if (word == entry->digest)
+		return true;
+	char what[120];
+	bool memory = (word ^ entry->digest) >> 16 != 0, registers = ((word ^ entry->digest) & 0xffffu) != 0;
+	snprintf(what, sizeof what, "%s%s differ (memory swept: %#llx to %#llx)", registers ? "registers" : "",
+		memory ? registers ? " and memory" : "memory" : "", (unsigned long long)swept,
+		(unsigned long long)(swept + DIGEST_SWEEP));
+	diverged(m, entry, what);
+	return false;
+}
+
+static bool about_the_log(const struct log_entry *entry)
+{
+	return entry->kind == LOG_MARK || entry->kind == LOG_RELEASED;
+}
+
+static void take_about_the_log(struct machine *m, const struct log_entry *entry)
+{
+	uint64_t value;
+	memcpy(&value, entry->payload, sizeof value);
+	if (entry->kind == LOG_MARK && value > m->replay->left)
+		m->replay->left = value;
+	if (digest_equal(m, entry))
+		taken(m, entry);
+}
+
+static bool stopped(struct machine *m, const struct log_entry *entry)
+{
+	struct log_ending ending;
+	if (entry->kind != LOG_END)
+		return false;
+	memcpy(&ending, entry->payload, sizeof ending);
+	if (ending.reason != LOG_END_STOPPED)
+		return false;
+	taken(m, entry);
+	m->end_reason = LOG_END_STOPPED;
+	machine_end(m, MACHINE_STOPPED, NULL);
+	return true;
+}
+
+/* Waits for the entry that the guest's own doing calls for: its clock read, its output, its end. */
+static enum found expect(struct machine *m, enum log_kind kind, struct log_entry *entry)
+{
+	for (;;) {
+		uint32_t watched = machine_watch(m);
+		enum found found = look(m, entry);
+		if (found == NONE) {
+			machine_wait(m, watched, WAIT_NS);
+			continue;
+		}
+		if (found != FOUND)
+			return found;
+		if (stopped(m, entry))
+			return ENDED;
+		if (about_the_log(entry) && entry->position <= m->exits) {
+			take_about_the_log(m, entry);
+			continue;
+		}
+		if (entry->kind != kind || entry->position != m->exits) {
+			char what[64];
+			snprintf(what, sizeof what, "the guest here makes %s", log_kind_name(kind));
+			diverged(m, entry, what);
+			return ENDED;
+		}
+		return digest_equal(m, entry) ? FOUND : ENDED;
+	}
+}
+
+static uint64_t replay_clock(struct machine *m)
+{
+	struct log_entry entry;
+	enum found found = expect(m, LOG_CLOCK, &entry);
+	if (found == LIVE)
+		return m->source->clock(m);
+	if (found != FOUND)
+		return 0;
+	uint64_t value;
+	memcpy(&value, entry.payload, sizeof value);
+	m->replay->time_ns = value;
+	taken(m, &entry);
+	return value;
+}
+
+static void replay_output(struct machine *m, enum output_device device, const struct output_group *group)
+{
+	struct log_entry entry;
+	enum found found = expect(m, LOG_OUTPUT, &entry);
+	if (found == LIVE) {
+		m->source->output(m, device, group);
+		return;
+	}
+	if (found != FOUND)
+		return;
+	struct log_output output;
+	memcpy(&output, entry.payload, sizeof output);
+	if (output.device != device || output.count != group->count || output.digest != group->digest) {
+		diverged(m, &entry, "the guest sends something else");
+		return;
+	}
+	hold_seal(m->hold[device], m->replay->session, entry.end);
+	if (m->live->outputs_wait)
+		m->live->outputs_wait(m->live->context);
+	taken(m, &entry);
+}
+
+static void apply(struct machine *m, const struct log_entry *entry)
+{
+	struct log_tick tick;
+	CRASH_POINT("apply.before");
+	switch (entry->kind) {
+	case LOG_TICK:
+		memcpy(&tick, entry->payload, sizeof tick);
+		m->replay->time_ns = tick.time_ns;
+		pit_tick(&m->board.pit, &m->env, tick.count);
+		break;
+	case LOG_NET_RX:
+		virtio_net_receive(&m->board.net, &m->env, entry->payload, entry->length);
+		break;
+	case LOG_CONSOLE_RX:
+		uart_receive(&m->board.uart, &m->env, entry->payload, entry->length);
+		break;
+	default:
+		diverged(m, entry, "the guest here makes nothing of the kind");
+		return;
+	}
+	taken(m, entry);
+}
+
+/* Applies every entry of this position, and returns when the guest may leave it (D6). */
+static void replay_inputs(struct machine *m)
+{
+	struct replay *replay = m->replay;
+	for (;;) {
+		struct log_entry entry;
+		uint32_t watched = machine_watch(m);
+		if (!(m->halted && !pic_pending(&m->board.pic)) && replay->left > m->exits)
+			return;
+		enum found found = look(m, &entry);
+		if (found == NONE) {
+			machine_wait(m, watched, WAIT_NS);
+			continue;
+		}
+		if (found == LIVE)
+			m->source->inputs(m);
+		if (found != FOUND || stopped(m, &entry))
+			return;
+		if (entry.position > replay->left)
+			replay->left = entry.position;
+		if (entry.position > m->exits) {
+			if (m->halted && !pic_pending(&m->board.pic))
+				diverged(m, &entry, "the guest is halted and nothing wakes it");
+			return;
+		}
+		if (about_the_log(&entry)) {
+			take_about_the_log(m, &entry);
+		} else if (entry.position < m->exits) {
+			diverged(m, &entry, "the guest is past that position");
+			return;
+		} else if (digest_equal(m, &entry)) {
+			apply(m, &entry);
+		}
+	}
+}
+
+static void replay_flush(struct machine *m)
+{
+	(void)m;
+}
+
+static void replay_ended(struct machine *m, enum log_end reason, uint32_t value)
+{
+	struct log_entry entry;
+	enum found found = expect(m, LOG_END, &entry);
+	if (found == LIVE)
+		m->source->ended(m, reason, value);
+	if (found != FOUND)
+		return;
+	struct log_ending ending;
+	memcpy(&ending, entry.payload, sizeof ending);
+	if (ending.reason != reason || ending.value != value) {
+		diverged(m, &entry, "the guest ends in another way");
+		return;
+	}
+	taken(m, &entry);
+	m->end_reason = reason;
+	m->end_value = value;
+	machine_end(m, MACHINE_ENDED, NULL);
+}
+
+const struct source replay_source = {
+	.clock = replay_clock,
+	.output = replay_output,
+	.inputs = replay_inputs,
+	.flush = replay_flush,
+	.interrupted = replay_flush,
+	.ended = replay_ended,
+};
+
+void replay_begin(struct machine *m, struct replay *replay)
+{
+	/* A machine that was saved while it ran has left its position; a halted one has not. */
+	replay->left = m->halted ? m->exits : m->exits + 1;
+	m->replay = replay;
+	m->source = &replay_source;
+}
+
+void replay_extend(struct machine *m, uint64_t limit)
+{
+	atomic_store_explicit(&m->replay->limit, limit, memory_order_release);
+	bell_ring(&m->bell);
+}
+
+void replay_end_log(struct machine *m)
+{
+	atomic_store_explicit(&m->replay->ended, true, memory_order_release); /* R1 */
+	bell_ring(&m->bell);
+}
+
+void replay_go_live(struct machine *m, uint64_t host_ns)
+{
+	struct replay *replay = m->replay;
+	CHECK(L4, !machine_ended(m) && atomic_load(&replay->drained), "going live before the log is replayed");
+	CHECK(L4, replay->reader.next == atomic_load(&replay->limit), "going live at LSN %llu of %llu",
+		(unsigned long long)replay->reader.next, (unsigned long long)atomic_load(&replay->limit));
+	m->live->newest_ns = replay->time_ns;
+	live_set_time(m->live, replay->time_ns, host_ns);
+	m->source = &live_source;
+}

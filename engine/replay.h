@@ -1,0 +1,40 @@
+/*
+ * The replay source: inputs come from a log and are applied at exactly the positions it names.
+ *
+ * On a backup the log grows while it is followed: `limit` says how far it has been received, and
+ * nothing beyond it is looked at. When the log has ended (`ended` is set after `limit` had its last
+ * value) and all of it is applied, the machine is drained: it says so and waits for a verdict, which
+ * is live_source or the end. Offline, the end of the log is the end of the machine.
+ */
+#pragma once
+
+#include "engine/machine.h"
+#include "transport/log_reader.h"
+
+struct replay {
+	struct log_reader reader;
+	_Atomic uint64_t limit;   /* set by the receiver: entries up to here are whole (L1) */
+	_Atomic bool ended;       /* set by the control thread: nothing comes behind limit */
+	_Atomic uint64_t applied; /* entries up to here are applied, digests equal; any thread reads */
+	_Atomic bool drained;
+	bool offline;
+	uint32_t session; /* outputs are kept under it */
+	position left;    /* the primary has left every position below (D6) */
+	uint64_t time_ns; /* the newest guest time the log has told */
+	uint64_t entries; /* applied */
+	void (*progress)(void *context); /* `applied` has grown */
+	void (*drained_now)(void *context);
+	void *context;
+};
+
+extern const struct source replay_source;
+
+/* vCPU thread or before the start: follow `reader` from the machine's present state. */
+void replay_begin(struct machine *m, struct replay *replay);
+
+/* Any thread: more of the log may be taken; or it ends here. */
+void replay_extend(struct machine *m, uint64_t limit);
+void replay_end_log(struct machine *m);
+
+/* vCPU thread, anywhere, when drained: the machine is live from here on (L4). */
+void replay_go_live(struct machine *m, uint64_t host_ns);

@@ -1,0 +1,273 @@
+#include "engine/vcpu.h"
+
+#include "engine/elf.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define SYNC_REGS (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS)
+
+static _Thread_local struct kvm_run *kick_target;
+
+static void take_kick(int signal)
+{
+	(void)signal;
+	/* The flag makes a KVM_RUN that has not begun yet return at once: no kick falls between the
+	 * look at `kicked` and the system call. */
+	if (kick_target)
+		kick_target->immediate_exit = 1;
+}
+
+void vcpu_bind(void)
+{
+	struct sigaction action = {.sa_handler = take_kick};
+	sigaction(VCPU_KICK_SIGNAL, &action, NULL);
+	sigset_t kick;
+	sigemptyset(&kick);
+	sigaddset(&kick, VCPU_KICK_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+}
+
+static int require(int kvm_fd, int capability, const char *name, int bits)
+{
+	int have = ioctl(kvm_fd, KVM_CHECK_EXTENSION, capability);
+	if (have > 0 && (have & bits) == bits)
+		return 0;
+	return fail(ENOTSUP, "this kernel's KVM lacks %s, which Doppel needs; use Linux 6.1 or newer", name);
+}
+
+static int open_kvm(struct vcpu *vcpu)
+{
+	vcpu->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (vcpu->kvm_fd < 0) {
+		if (errno == ENOENT)
+			return fail(ENOENT,
+				"there is no /dev/kvm: load kvm-intel or kvm-amd, or enable virtualisation in the firmware");
+		if (errno == EACCES || errno == EPERM)
+			return fail(errno, "no permission to use /dev/kvm: run as root or join the group kvm");
+		return fail(errno, "cannot open /dev/kvm: %s", strerror(errno));
+	}
+	if (ioctl(vcpu->kvm_fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
+		return fail(ENOTSUP, "/dev/kvm speaks another API version than %d", KVM_API_VERSION);
+	int error = require(vcpu->kvm_fd, KVM_CAP_IMMEDIATE_EXIT, "immediate_exit", 1);
+	if (!error)
+		error = require(vcpu->kvm_fd, KVM_CAP_SYNC_REGS, "registers in kvm_run", SYNC_REGS);
+	if (!error)
+		error = require(vcpu->kvm_fd, KVM_CAP_X86_USER_SPACE_MSR, "MSR exits", 1);
+	if (!error)
+		error = require(vcpu->kvm_fd, KVM_CAP_X86_MSR_FILTER, "MSR filters", 1);
+	return error;
+}
+
+/* Denies every MSR but the model's; a denied access comes to us, and we answer it with #GP. */
+static int filter_msrs(struct vcpu *vcpu)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_USER_SPACE_MSR,
+		.args = {KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL}};
+	if (ioctl(vcpu->vm_fd, KVM_ENABLE_CAP, &cap) < 0)
+		return fail(errno, "cannot enable MSR exits: %s", strerror(errno));
+	uint8_t low[0x300 / 8] = {0}, high[0x110 / 8] = {0};
+	for (unsigned i = 0; i < cpu_model_msr_count; i++) {
+		uint32_t msr = cpu_model_msrs[i];
+		uint8_t *map = msr < 0xc0000000u ? low : high;
+		uint32_t bit = msr & 0xffffu;
+		map[bit / 8] = (uint8_t)(map[bit / 8] | 1u << (bit % 8));
+	}
+	struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
+	filter.ranges[0] = (struct kvm_msr_filter_range){
+		.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .base = 0, .nmsrs = 0x300, .bitmap = low};
+	filter.ranges[1] = (struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+		.base = 0xc0000000u,
+		.nmsrs = 0x110,
+		.bitmap = high};
+	if (ioctl(vcpu->vm_fd, KVM_X86_SET_MSR_FILTER, &filter) < 0)
+		return fail(errno, "cannot filter MSRs: %s", strerror(errno));
+	return 0;
+}
+
+int vcpu_create(struct vcpu *vcpu, const struct guest_memory *memory)
+{
+	*vcpu = (struct vcpu){.kvm_fd = -1, .vm_fd = -1, .fd = -1};
+	int error = open_kvm(vcpu);
+	if (!error)
+		error = cpu_model_build(&vcpu->model, vcpu->kvm_fd);
+	if (error)
+		goto undo;
+	const char *step = "make a machine";
+	vcpu->vm_fd = ioctl(vcpu->kvm_fd, KVM_CREATE_VM, 0);
+	if (vcpu->vm_fd < 0)
+		goto kvm_failed;
+	step = "give the guest its memory";
+	struct kvm_userspace_memory_region region = {
+		.memory_size = memory->size, .userspace_addr = (uint64_t)(uintptr_t)memory->base};
+	if (ioctl(vcpu->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+		goto kvm_failed;
+	step = "place the task state";
+	if (ioctl(vcpu->vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000ul) < 0)
+		goto kvm_failed;
+	error = filter_msrs(vcpu);
+	if (error)
+		goto undo;
+	step = "make a vCPU";
+	vcpu->fd = ioctl(vcpu->vm_fd, KVM_CREATE_VCPU, 0);
+	if (vcpu->fd < 0)
+		goto kvm_failed;
+	step = "map the vCPU";
+	vcpu->run_size = (size_t)ioctl(vcpu->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	void *map = mmap(NULL, vcpu->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	if (map == MAP_FAILED)
+		goto kvm_failed;
+	vcpu->run = map;
+	vcpu->run->kvm_valid_regs = SYNC_REGS;
+	step = "set the CPU model";
+	if (ioctl(vcpu->fd, KVM_SET_CPUID2, &vcpu->model.cpuid) < 0)
+		goto kvm_failed;
+	return 0;
+
+kvm_failed:
+	error = fail(errno, "KVM cannot %s: %s", step, strerror(errno));
+undo:
+	vcpu_destroy(vcpu);
+	return error;
+}
+
+void vcpu_destroy(struct vcpu *vcpu)
+{
+	if (vcpu->run)
+		munmap(vcpu->run, vcpu->run_size);
+	vcpu->run = NULL;
+	int *fds[] = {&vcpu->fd, &vcpu->vm_fd, &vcpu->kvm_fd};
+	for (unsigned i = 0; i < 3; i++) {
+		if (*fds[i] >= 0)
+			close(*fds[i]);
+		*fds[i] = -1;
+	}
+}
+
+int vcpu_boot(struct vcpu *vcpu, uint64_t entry, uint64_t memory_size)
+{
+	struct vcpu_state state;
+	int error = vcpu_save(vcpu, &state);
+	if (error)
+		return error;
+	struct kvm_segment code = {.limit = 0xffffffff, .selector = BOOT_CODE_SELECTOR, .type = 11,
+		.present = 1, .s = 1, .l = 1, .g = 1};
+	struct kvm_segment data = {.limit = 0xffffffff, .selector = BOOT_DATA_SELECTOR, .type = 3,
+		.present = 1, .s = 1, .db = 1, .g = 1};
+	state.sregs.cs = code;
+	state.sregs.ds = state.sregs.es = state.sregs.fs = state.sregs.gs = state.sregs.ss = data;
+	state.sregs.gdt = (struct kvm_dtable){.base = BOOT_GDT, .limit = 0x1f};
+	state.sregs.cr0 = 0x80050033; /* PG, AM, WP, NE, ET, MP, PE */
+	state.sregs.cr3 = BOOT_PAGE_TABLES;
+	state.sregs.cr4 = 0x620; /* PAE, OSFXSR, OSXMMEXCPT */
+	state.sregs.efer = 0x500; /* LME, LMA */
+	state.regs = (struct kvm_regs){
+		.rip = entry, .rflags = 2, .rdi = memory_size, .rsi = BOOT_COMMAND};
+	return vcpu_load(vcpu, &state);
+}
+
+static int enter(struct vcpu *vcpu)
+{
+	if (ioctl(vcpu->fd, KVM_RUN, 0) == 0)
+		return (int)vcpu->run->exit_reason;
+	if (errno == EINTR || errno == EAGAIN)
+		return -EINTR;
+	return fail(errno, "KVM cannot run the guest: %s", strerror(errno));
+}
+
+int vcpu_run(struct vcpu *vcpu)
+{
+	kick_target = vcpu->run;
+	vcpu->run->immediate_exit = 0;
+	/* The flag is cleared before the look at `kicked`: a kick before it is seen here, one after it
+	 * sets the flag again through the signal. */
+	atomic_signal_fence(memory_order_seq_cst);
+	if (atomic_exchange_explicit(&vcpu->kicked, false, memory_order_seq_cst))
+		return -EINTR;
+	return enter(vcpu);
+}
+
+int vcpu_finish(struct vcpu *vcpu)
+{
+	/* A kick that arrives here leaves `kicked` set for the next vcpu_run. */
+	vcpu->run->immediate_exit = 1;
+	return enter(vcpu);
+}
+
+int vcpu_inject(struct vcpu *vcpu, uint8_t vector)
+{
+	struct kvm_interrupt interrupt = {.irq = vector};
+	if (ioctl(vcpu->fd, KVM_INTERRUPT, &interrupt) < 0)
+		return fail(errno, "KVM does not take interrupt %u: %s", vector, strerror(errno));
+	/* A second KVM_INTERRUPT before this one is delivered would silently replace it. */
+	vcpu->run->ready_for_interrupt_injection = 0;
+	return 0;
+}
+
+void vcpu_kick(struct vcpu *vcpu, pthread_t thread)
+{
+	atomic_store_explicit(&vcpu->kicked, true, memory_order_seq_cst);
+	pthread_kill(thread, VCPU_KICK_SIGNAL);
+}
+
+struct msr_list {
+	struct kvm_msrs head;
+	struct kvm_msr_entry entry[VCPU_MSRS];
+};
+
+/* The model's MSRs but EFER, which KVM moves with the special registers. */
+static void list_msrs(struct msr_list *list, const uint64_t values[VCPU_MSRS])
+{
+	*list = (struct msr_list){.head.nmsrs = 0};
+	for (unsigned i = 0; i < cpu_model_msr_count; i++) {
+		unsigned n = list->head.nmsrs;
+		if (cpu_model_msrs[i] == MSR_EFER)
+			continue;
+		list->entry[n] = (struct kvm_msr_entry){
+			.index = cpu_model_msrs[i], .data = values ? values[n] : 0};
+		list->head.nmsrs++;
+	}
+}
+
+int vcpu_save(struct vcpu *vcpu, struct vcpu_state *state)
+{
+	memset(state, 0, sizeof *state);
+	struct msr_list msrs;
+	list_msrs(&msrs, NULL);
+	if (ioctl(vcpu->fd, KVM_GET_REGS, &state->regs) < 0 || ioctl(vcpu->fd, KVM_GET_SREGS, &state->sregs) < 0 ||
+		ioctl(vcpu->fd, KVM_GET_FPU, &state->fpu) < 0 ||
+		ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &state->events) < 0 ||
+		ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &state->debug) < 0)
+		return fail(errno, "KVM does not give the vCPU's state: %s", strerror(errno));
+	if (ioctl(vcpu->fd, KVM_GET_MSRS, &msrs) != (int)msrs.head.nmsrs)
+		return fail(EIO, "KVM does not give the vCPU's MSRs");
+	for (unsigned i = 0; i < msrs.head.nmsrs; i++)
+		state->msrs[i] = msrs.entry[i].data;
+	state->if_flag = vcpu->run->if_flag;
+	state->ready = vcpu->run->ready_for_interrupt_injection;
+	return 0;
+}
+
+int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
+{
+	struct msr_list msrs;
+	list_msrs(&msrs, state->msrs);
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &state->sregs) < 0 || ioctl(vcpu->fd, KVM_SET_REGS, &state->regs) < 0 ||
+		ioctl(vcpu->fd, KVM_SET_FPU, &state->fpu) < 0 ||
+		ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &state->events) < 0 ||
+		ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &state->debug) < 0)
+		return fail(errno, "KVM does not take the vCPU's state: %s", strerror(errno));
+	if (ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != (int)msrs.head.nmsrs)
+		return fail(EIO, "KVM does not take the vCPU's MSRs");
+	/* What the last exit would have left for digests and injection. */
+	vcpu->run->s.regs.regs = state->regs;
+	vcpu->run->s.regs.sregs = state->sregs;
+	vcpu->run->if_flag = state->if_flag;
+	vcpu->run->ready_for_interrupt_injection = state->ready;
+	return 0;
+}

@@ -1,0 +1,63 @@
+/*
+ * The KVM machine: one vCPU, guest memory, no device inside the kernel.
+ *
+ * All calls come from the vCPU thread, except vcpu_kick. No KVM structure but `struct kvm_run` leaves
+ * this file's callers: a saved state is struct vcpu_state, whose bytes go into a clone or a recording.
+ */
+#pragma once
+
+#include "engine/cpu_model.h"
+#include "engine/memory.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct vcpu {
+	int kvm_fd, vm_fd, fd;
+	struct kvm_run *run; /* exit reason and data; registers as of the last exit (SYNC_REGS) */
+	size_t run_size;
+	struct cpu_model model;
+	_Atomic bool kicked;
+};
+
+#define VCPU_MSRS 16 /* more than the model has */
+
+struct vcpu_state {
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_fpu fpu;
+	struct kvm_vcpu_events events;
+	struct kvm_debugregs debug;
+	uint64_t msrs[VCPU_MSRS];
+	uint8_t if_flag, ready, pad[6]; /* of struct kvm_run */
+};
+
+/* -ENOENT, -EACCES, … with a message when /dev/kvm cannot be used or lacks something. */
+int vcpu_create(struct vcpu *vcpu, const struct guest_memory *memory) MUST_CHECK;
+void vcpu_destroy(struct vcpu *vcpu);
+
+/* Binds the vCPU to the calling thread, which then takes kicks. Once, before the first run. */
+void vcpu_bind(void);
+#define VCPU_KICK_SIGNAL SIGUSR1
+
+/* Sets the state described in engine/elf.h. */
+int vcpu_boot(struct vcpu *vcpu, uint64_t entry, uint64_t memory_size) MUST_CHECK;
+
+/* Runs the guest until an exit. Returns its KVM_EXIT_ reason, -EINTR after a kick or another signal,
+ * or another negative errno with a message. */
+int vcpu_run(struct vcpu *vcpu) MUST_CHECK;
+
+/* One round of finishing the instruction of the last exit, without running the guest further: returns
+ * the reason of a further exit of that instruction, or -EINTR when it is complete. */
+int vcpu_finish(struct vcpu *vcpu) MUST_CHECK;
+
+/* Queues an external interrupt. Only when run->if_flag and run->ready_for_interrupt_injection are set
+ * and the last instruction is finished. */
+int vcpu_inject(struct vcpu *vcpu, uint8_t vector) MUST_CHECK;
+
+/* Only when the last instruction is finished. */
+int vcpu_save(struct vcpu *vcpu, struct vcpu_state *state) MUST_CHECK;
+int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state) MUST_CHECK;
+
+/* Makes vcpu_run return -EINTR soon, or its next call do so at once. Any thread. */
+void vcpu_kick(struct vcpu *vcpu, pthread_t thread);

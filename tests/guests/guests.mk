@@ -1,0 +1,40 @@
+# The test guests: $(BUILD)/guests/ledger.elf and hammer.elf. Part of the top Makefile; alone, from the
+# top folder: make -f tests/guests/guests.mk BUILD=/somewhere guests
+
+BUILD ?= build
+ifeq ($(origin say),undefined)
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),,@echo "  $(1)" $(2))
+CC := gcc
+WARNINGS := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wconversion -Wstrict-prototypes -Wundef -Werror
+endif
+
+# Neither a C library nor SSE state; no red zone, since interrupts use the stack that they find.
+GUEST_CFLAGS := -std=c17 -ffreestanding -mgeneral-regs-only -mno-red-zone -fno-pic -fno-stack-protector \
+	-fno-asynchronous-unwind-tables -fcf-protection=none -O2 -g -MMD -MP -I. $(WARNINGS)
+GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,-T,tests/guests/guest.ld -Wl,--build-id=none -Wl,-z,noexecstack
+
+guest_objects = $(patsubst %,$(BUILD)/guests/%.o,$(1))
+GUEST_RUNTIME := start runtime text
+
+.PHONY: guests
+guests: $(BUILD)/guests/ledger.elf $(BUILD)/guests/hammer.elf
+
+$(BUILD)/guests/ledger.elf: $(call guest_objects,$(GUEST_RUNTIME) net ip book ledger)
+$(BUILD)/guests/hammer.elf: $(call guest_objects,$(GUEST_RUNTIME) operations hammer)
+
+$(BUILD)/guests/%.elf: tests/guests/guest.ld
+	$(call say,LD,$@)
+	$(Q)$(CC) $(GUEST_LDFLAGS) -o $@ $(filter %.o,$^)
+
+$(BUILD)/guests/%.o: tests/guests/%.c
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(GUEST_CFLAGS) -c -o $@ $<
+
+$(BUILD)/guests/%.o: tests/guests/%.S
+	$(call say,AS,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(GUEST_CFLAGS) -c -o $@ $<
+
+-include $(wildcard $(BUILD)/guests/*.d)

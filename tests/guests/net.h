@@ -1,0 +1,44 @@
+/*
+ * A driver for virtio-net over virtio-mmio (virtio 1.2: 4.2, 5.1), written for few exits: with
+ * VIRTIO_RING_F_EVENT_IDX the device is told of new buffers only when it waits for them, and
+ * interrupts only a guest that is about to sleep.
+ *
+ * Packets change hands and are never copied: one that came from net_receive() or net_packet() belongs
+ * to the caller until net_send() or net_drop() takes it back.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define NET_FRAME_MAX 1514u /* no VLAN tag, no checksum at the end */
+
+struct packet {
+	uint32_t length;    /* of the frame, in bytes */
+	uint8_t header[12]; /* struct virtio_net_hdr_v1: all zero, as no offload is used */
+	uint8_t frame[2032];
+};
+
+/* Sets the device up. NULL, or what is wrong with it. */
+const char *net_start(void);
+extern uint8_t net_mac[6];
+
+/* The next received packet, or NULL. */
+struct packet *net_receive(void);
+
+/* How many packets net_send() would take now. */
+unsigned net_room(void);
+/* An unused packet. There is one whenever net_room() is not 0. */
+struct packet *net_packet(void);
+/* Queues a packet, followed by `more_length` bytes at `more`, which must stay as they are until the
+ * device is done; drops it when there is no room. */
+void net_send(struct packet *packet, const void *more, uint32_t more_length);
+void net_drop(struct packet *packet);
+/* Tells the device what has been queued since the last call. */
+void net_flush(void);
+
+/* Asks for an interrupt once there is something to receive, or, with `for_room`, once something has
+ * been sent. False when that has happened already: then do not sleep. */
+bool net_listen(bool for_room);
+/* Ends the device's interrupt. */
+void net_acknowledge(void);

@@ -1,0 +1,77 @@
+/* What the tests of transport/ share. */
+#pragma once
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#undef fail /* ours is in base/fail.h */
+
+#include "transport/checksum.h"
+#include "transport/log_format.h"
+
+/* A reproducible sequence (xorshift64*); `state` starts with anything but 0. */
+static inline uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state >> 12;
+	*state ^= *state << 25;
+	*state ^= *state >> 27;
+	return *state * 0x2545f4914f6cdd1du;
+}
+
+static inline void fill_random(uint8_t *bytes, size_t length, uint64_t seed)
+{
+	uint64_t state = seed * 2 + 1;
+	for (size_t i = 0; i < length; i++)
+		bytes[i] = (uint8_t)(next_random(&state) >> 56);
+}
+
+/* Runs `function` in a child with its standard error closed; the child's wait status. */
+static inline int status_in_child(void (*function)(void *argument), void *argument)
+{
+	pid_t child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		if (!freopen("/dev/null", "w", stderr))
+			_exit(99);
+		signal(SIGABRT, SIG_DFL);
+		function(argument);
+		_exit(0);
+	}
+	int status;
+	assert_int_equal(waitpid(child, &status, 0), child);
+	return status;
+}
+
+#define assert_aborts(function, argument)                                                          \
+	do {                                                                                       \
+		int status_ = status_in_child(function, argument);                                 \
+		assert_true(WIFSIGNALED(status_) && WTERMSIG(status_) == SIGABRT);                 \
+	} while (0)
+
+/* In a child a failed assertion of cmocka would go unseen: print it and leave. */
+#define REQUIRE(condition)                                                                         \
+	do {                                                                                       \
+		if (!(condition)) {                                                                \
+			fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__,            \
+				#condition, fail_message());                                       \
+			_exit(1);                                                                  \
+		}                                                                                  \
+	} while (0)
+
+static inline void assert_exits_with_0(pid_t child)
+{
+	int status;
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}

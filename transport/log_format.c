@@ -1,0 +1,217 @@
+#include "transport/log_format.h"
+
+#include "base/check.h"
+#include "transport/checksum.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+/* What a session's secret is used for (mix64_keyed); the ack block has its own range. */
+enum { PURPOSE_STAMP = 1, PURPOSE_CRC = 3 };
+
+/* The checksum covers the header up to itself. */
+#define CHECKED_HEADER offsetof(struct log_header, crc)
+_Static_assert(offsetof(struct log_header, crc) == 28, "the format's bytes");
+_Static_assert(LOG_PAYLOAD_MAX % 8 == 0, "the largest entry has no padding");
+
+static const struct kind {
+	const char *name;
+	uint32_t shortest, longest; /* payload bytes; none are allowed where longest < shortest */
+} kinds[LOG_KINDS] = {
+	[0] = {"?", 1, 0},
+	[LOG_TICK] = {"TICK", sizeof(struct log_tick), sizeof(struct log_tick)},
+	[LOG_CLOCK] = {"CLOCK", 8, 8},
+	[LOG_NET_RX] = {"NET_RX", 14, LOG_PAYLOAD_MAX},
+	[LOG_DISK_DONE] = {"DISK_DONE", 1, 0},
+	[LOG_CONSOLE_RX] = {"CONSOLE_RX", 1, 4096},
+	[LOG_OUTPUT] = {"OUTPUT", sizeof(struct log_output), sizeof(struct log_output)},
+	[LOG_MARK] = {"MARK", 8, 8},
+	[LOG_COMMON] = {"COMMON", 1, 0},
+	[LOG_COMMIT] = {"COMMIT", 1, 0},
+	[LOG_RELEASED] = {"RELEASED", 8, 8},
+	[LOG_END] = {"END", sizeof(struct log_ending), sizeof(struct log_ending)},
+};
+
+static bool length_allowed(unsigned kind, uint32_t length)
+{
+	return length >= kinds[kind].shortest && length <= kinds[kind].longest;
+}
+
+static uint32_t padded(uint32_t length)
+{
+	return (length + 7) & ~7u;
+}
+
+uint64_t log_stamp(uint64_t secret, uint64_t lsn, enum log_stamp which)
+{
+	return mix64_keyed(secret, PURPOSE_STAMP + (uint64_t)which, lsn);
+}
+
+static uint32_t crc_seed(uint64_t secret)
+{
+	return (uint32_t)mix64_keyed(secret, PURPOSE_CRC, 0);
+}
+
+void log_encode(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind, uint64_t position,
+	uint32_t digest, const void *payload, uint32_t length)
+{
+	CHECK(L2, kind > 0 && kind < LOG_KINDS && length_allowed(kind, length),
+		"an entry of kind %d with %u bytes would be refused by its reader", (int)kind,
+		length);
+	CHECK(L2, lsn % 8 == 0, "an entry at LSN %llu", (unsigned long long)lsn);
+	struct log_header header = {
+		.stamp = log_stamp(secret, lsn, STAMP_HEADER),
+		.position = position,
+		.length = length,
+		.kind = (uint16_t)kind,
+		.digest = digest,
+	};
+	uint8_t *body = out + LOG_HEADER_SIZE;
+	memcpy(body, payload, length);
+	memset(body + length, 0, padded(length) - length);
+	header.crc = crc32c(crc_seed(secret), &header, CHECKED_HEADER);
+	header.crc = crc32c(header.crc, body, padded(length));
+	memcpy(out, &header, sizeof header);
+	uint64_t trailer = log_stamp(secret, lsn, STAMP_TRAILER);
+	memcpy(body + padded(length), &trailer, sizeof trailer);
+}
+
+enum log_verdict log_decode(
+	const uint8_t *in, uint64_t available, uint64_t secret, uint64_t lsn, struct log_entry *out)
+{
+	struct log_header header = {0};
+	uint64_t trailer;
+	memcpy(&header, in, available < sizeof header ? (size_t)available : sizeof header);
+	/* The peer may be writing: without this fence the compiler could fetch a field again from
+	 * `in` after it has been checked. Processors keep the order of their own loads well enough,
+	 * because nothing here rests on it: what is not yet whole has a wrong checksum. */
+	atomic_signal_fence(memory_order_seq_cst);
+	if (available < sizeof header.stamp || header.stamp != log_stamp(secret, lsn, STAMP_HEADER))
+		return LOG_ABSENT;
+	if (available < sizeof header || header.length > LOG_PAYLOAD_MAX || header.kind == 0 ||
+		header.kind >= LOG_KINDS || header.reserved != 0)
+		return LOG_PARTIAL;
+	if (log_entry_size(header.length) > available)
+		return LOG_PARTIAL;
+	const uint8_t *body = in + LOG_HEADER_SIZE;
+	memcpy(&trailer, body + padded(header.length), sizeof trailer);
+	if (trailer != log_stamp(secret, lsn, STAMP_TRAILER))
+		return LOG_PARTIAL;
+	uint32_t crc = crc32c(crc_seed(secret), &header, CHECKED_HEADER);
+	if (crc32c(crc, body, padded(header.length)) != header.crc)
+		return LOG_PARTIAL;
+	if (!length_allowed(header.kind, header.length))
+		return LOG_PARTIAL;
+	*out = (struct log_entry){
+		.lsn = lsn,
+		.end = lsn + log_entry_size(header.length),
+		.position = header.position,
+		.length = header.length,
+		.digest = header.digest,
+		.kind = (enum log_kind)header.kind,
+		.payload = body,
+	};
+	return LOG_VALID;
+}
+
+const char *log_kind_name(enum log_kind kind)
+{
+	return (unsigned)kind < LOG_KINDS ? kinds[kind].name : "?";
+}
+
+/* Appends to a line that may be full already. */
+__attribute__((format(printf, 3, 4))) static void add(
+	char *text, size_t size, const char *format, ...)
+{
+	size_t used = strlen(text);
+	va_list args;
+	va_start(args, format);
+	vsnprintf(text + used, size - used, format, args);
+	va_end(args);
+}
+
+static void describe_frame(const uint8_t *frame, char *text, size_t size)
+{
+	add(text, size,
+		" to=%02x:%02x:%02x:%02x:%02x:%02x from=%02x:%02x:%02x:%02x:%02x:%02x "
+		"type=%02x%02x",
+		frame[0], frame[1], frame[2], frame[3], frame[4], frame[5], frame[6], frame[7],
+		frame[8], frame[9], frame[10], frame[11], frame[12], frame[13]);
+}
+
+static void describe_text(const uint8_t *bytes, uint32_t length, char *text, size_t size)
+{
+	uint32_t shown = length < 32 ? length : 32;
+	add(text, size, " text=\"");
+	for (uint32_t i = 0; i < shown; i++) {
+		if (bytes[i] >= ' ' && bytes[i] < 0x7f && bytes[i] != '"' && bytes[i] != '\\')
+			add(text, size, "%c", bytes[i]);
+		else
+			add(text, size, "\\x%02x", bytes[i]);
+	}
+	add(text, size, shown < length ? "\"..." : "\"");
+}
+
+void log_describe(const struct log_entry *entry, char *text, size_t size)
+{
+	static const char *const devices[] = {
+		[LOG_DEVICE_NET] = "net", [LOG_DEVICE_CONSOLE] = "console"};
+	static const char *const reasons[] = {[LOG_END_POWER] = "power",
+		[LOG_END_SHUTDOWN] = "shutdown",
+		[LOG_END_HALT] = "halt",
+		[LOG_END_STOPPED] = "stopped"};
+	if (size == 0)
+		return;
+	text[0] = 0;
+	add(text, size, "lsn=%llu pos=%llu %s len=%u digest=%08x", (unsigned long long)entry->lsn,
+		(unsigned long long)entry->position, log_kind_name(entry->kind), entry->length,
+		entry->digest);
+	if ((unsigned)entry->kind >= LOG_KINDS || !length_allowed(entry->kind, entry->length))
+		return;
+	struct log_tick tick;
+	struct log_output output;
+	struct log_ending ending;
+	uint64_t word = 0;
+	if (entry->length >= sizeof word)
+		memcpy(&word, entry->payload, sizeof word);
+	switch (entry->kind) {
+	case LOG_TICK:
+		memcpy(&tick, entry->payload, sizeof tick);
+		add(text, size, " timer=%u count=%u time=%llu", tick.timer, tick.count,
+			(unsigned long long)tick.time_ns);
+		break;
+	case LOG_CLOCK:
+		add(text, size, " time=%llu", (unsigned long long)word);
+		break;
+	case LOG_NET_RX:
+		describe_frame(entry->payload, text, size);
+		break;
+	case LOG_CONSOLE_RX:
+		describe_text(entry->payload, entry->length, text, size);
+		break;
+	case LOG_OUTPUT:
+		memcpy(&output, entry->payload, sizeof output);
+		add(text, size, " device=%s count=%u bytes=%016llx",
+			output.device < sizeof devices / sizeof devices[0] ? devices[output.device]
+									   : "?",
+			output.count, (unsigned long long)output.digest);
+		break;
+	case LOG_MARK:
+		add(text, size, " left=%llu", (unsigned long long)word);
+		break;
+	case LOG_RELEASED:
+		add(text, size, " upto=%llu", (unsigned long long)word);
+		break;
+	case LOG_END:
+		memcpy(&ending, entry->payload, sizeof ending);
+		add(text, size, " reason=%s value=%u",
+			ending.reason < sizeof reasons / sizeof reasons[0] ? reasons[ending.reason]
+									   : "?",
+			ending.value);
+		break;
+	default:
+		break;
+	}
+}

@@ -1,0 +1,159 @@
+#include "transport/log_writer.h"
+
+#include "base/check.h"
+#include "base/crash_point.h"
+#include "base/idle.h"
+#include "transport/memfd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct log_writer {
+	const struct log_sink *sink;
+	void *context;
+	uint8_t *staging; /* mapped twice in a row, so that every entry and every flush is one piece
+			   */
+	uint64_t size;
+	uint64_t secret;
+	uint64_t head;
+	uint64_t flushed;
+	uint64_t limit;    /* the head may go up to here without asking the sink again */
+	uint64_t position; /* of the last entry */
+	uint64_t first_ns; /* when the oldest unflushed entry was appended */
+};
+
+int log_writer_create(struct log_writer **out, const struct log_sink *sink, void *context,
+	size_t ring_size, uint64_t secret, uint64_t start)
+{
+	if (ring_size < LOG_RING_MIN || (ring_size & (ring_size - 1)) != 0)
+		return fail(EINVAL,
+			"a log ring of %zu bytes: it must be a power of two, %u at least",
+			ring_size, LOG_RING_MIN);
+	if (start % 8 != 0)
+		return fail(EINVAL, "a log that starts at LSN %llu, not a multiple of 8",
+			(unsigned long long)start);
+	struct log_writer *writer = malloc(sizeof *writer);
+	if (!writer)
+		return fail(ENOMEM, "no memory for a log writer");
+	*writer = (struct log_writer){
+		.sink = sink,
+		.context = context,
+		.size = ring_size,
+		.secret = secret,
+		.head = start,
+		.flushed = start,
+		.limit = start + ring_size,
+	};
+	int fd = memfd_make("log staging ring", ring_size);
+	int error = fd;
+	if (fd < 0)
+		goto free_writer;
+	void *staging;
+	error = memfd_map(&staging, fd, ring_size, PROT_READ | PROT_WRITE, true);
+	close(fd);
+	if (error)
+		goto free_writer;
+	writer->staging = staging;
+	*out = writer;
+	return 0;
+
+free_writer:
+	free(writer);
+	return error;
+}
+
+void log_writer_destroy(struct log_writer *writer)
+{
+	if (!writer)
+		return;
+	memfd_unmap(writer->staging, writer->size, true);
+	free(writer);
+}
+
+/* Asks how far the head may go: not over what the consumer still needs (L3), nor over staged bytes
+ * that a write still reads. */
+static void refresh_limit(struct log_writer *writer)
+{
+	uint64_t consumed = writer->sink->consumed(writer->context, writer->flushed);
+	uint64_t written = writer->sink->written(writer->context);
+	CHECK(L3, consumed == UINT64_MAX || consumed <= writer->flushed,
+		"the consumer has finished with LSN %llu, and only %llu was flushed",
+		(unsigned long long)consumed, (unsigned long long)writer->flushed);
+	CHECK(L3, written <= writer->flushed, "LSN %llu is written, and only %llu was flushed",
+		(unsigned long long)written, (unsigned long long)writer->flushed);
+	uint64_t free_below = consumed < written ? consumed : written;
+	/* A sink that has yet to see its first byte may answer with less than where the log starts.
+	 */
+	if (free_below + writer->size > writer->limit)
+		writer->limit = free_below + writer->size;
+}
+
+int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t position,
+	uint32_t digest, const void *payload, uint32_t length, uint64_t *end)
+{
+	uint64_t size = log_entry_size(length);
+	if (length > LOG_PAYLOAD_MAX || size > writer->size)
+		return fail(EMSGSIZE, "an entry of %u bytes does not fit into a log ring of %llu",
+			length, (unsigned long long)writer->size);
+	if (writer->head + size > writer->limit) {
+		refresh_limit(writer);
+		/* No message: the caller asks again and again while it waits. */
+		if (writer->head + size > writer->limit)
+			return -EAGAIN;
+	}
+	CHECK(D2, position >= writer->position, "an entry at position %llu behind one at %llu",
+		(unsigned long long)position, (unsigned long long)writer->position);
+	CRASH_POINT("append.before");
+	if (writer->head == writer->flushed)
+		writer->first_ns = now_ns();
+	uint8_t *at = writer->staging + (writer->head & (writer->size - 1));
+	log_encode(at, writer->secret, writer->head, kind, position, digest, payload, length);
+	writer->head += size;
+	writer->position = position;
+	CHECK(L3, writer->head - writer->flushed <= writer->size,
+		"%llu bytes gathered in a ring of %llu",
+		(unsigned long long)(writer->head - writer->flushed),
+		(unsigned long long)writer->size);
+	CRASH_POINT("append.after");
+	if (end)
+		*end = writer->head;
+	return 0;
+}
+
+int log_writer_flush(struct log_writer *writer)
+{
+	if (writer->head == writer->flushed)
+		return 0;
+	CRASH_POINT("flush.before");
+	struct iovec piece = {
+		.iov_base = writer->staging + (writer->flushed & (writer->size - 1)),
+		.iov_len = writer->head - writer->flushed,
+	};
+	int error = writer->sink->write(writer->context, writer->flushed, &piece, 1);
+	if (error)
+		return error;
+	writer->flushed = writer->head;
+	CRASH_POINT("flush.after");
+	return 0;
+}
+
+bool log_writer_flush_due(const struct log_writer *writer, uint64_t now)
+{
+	uint64_t gathered = writer->head - writer->flushed;
+	/* `now` may be a little older than the entry: another clock reading of the same thread's
+	 * pass. */
+	return gathered >= FLUSH_BYTES ||
+	       (gathered > 0 && now > writer->first_ns && now - writer->first_ns >= FLUSH_NS);
+}
+
+uint64_t log_writer_head(const struct log_writer *writer)
+{
+	return writer->head;
+}
+
+uint64_t log_writer_flushed(const struct log_writer *writer)
+{
+	return writer->flushed;
+}

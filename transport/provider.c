@@ -1,0 +1,29 @@
+#include "transport/transport.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct provider *const providers[] = {&provider_shm};
+
+#define PROVIDERS (sizeof providers / sizeof providers[0])
+
+int provider_find(const char *address, const struct provider **out, const char **where)
+{
+	const char *colon = strchr(address, ':');
+	size_t length = colon ? (size_t)(colon - address) : 0;
+	for (size_t i = 0; i < PROVIDERS; i++) {
+		if (length == strlen(providers[i]->scheme) &&
+			strncmp(address, providers[i]->scheme, length) == 0) {
+			*out = providers[i];
+			*where = colon + 1;
+			return 0;
+		}
+	}
+	char known[64] = "";
+	for (size_t i = 0; i < PROVIDERS; i++)
+		snprintf(known + strlen(known), sizeof known - strlen(known),
+			"%s%s:", i ? ", " : "", providers[i]->scheme);
+	return fail(
+		EINVAL, "address %s: no transport goes by that name; known are %s", address, known);
+}
