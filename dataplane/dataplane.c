@@ -143,12 +143,17 @@ static unsigned send_console(void *context, const struct hold_output *outputs, u
 	return n;
 }
 
+/* It has left elsewhere (O3). */
+static unsigned drop(void *context, const struct hold_output *outputs, unsigned n)
+{
+	(void)context, (void)outputs;
+	return n;
+}
+
 static bool release(struct dataplane *dp)
 {
-	if (!dp->live)
-		return false;
-	size_t left = hold_release(dp->net, ask_acked, send_frames, dp);
-	left += hold_release(dp->console, ask_acked, send_console, dp);
+	size_t left = hold_release(dp->net, ask_acked, dp->live ? send_frames : drop, dp);
+	left += hold_release(dp->console, ask_acked, dp->live ? send_console : drop, dp);
 	return left > 0;
 }
 

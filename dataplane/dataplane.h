@@ -28,7 +28,8 @@ struct dataplane_user {
 	/* A frame has arrived; takes it over (then port_frame_free later, any thread) and returns true,
 	 * or returns false: there is no room, the frame stays with the dataplane and is offered again. */
 	bool (*take_frame)(void *context, struct port_frame *frame);
-	/* The LSN that outputs of `session` may be released up to now; 0 for a session that is over. */
+	/* The LSN up to which outputs of `session` may leave now; 0 for a session that is over. While not
+	 * live: up to which they have left elsewhere. */
 	uint64_t (*acked)(void *context, uint32_t session);
 	/* Console bytes that may leave. Returns how many were taken (0: later). */
 	size_t (*console)(void *context, const void *bytes, size_t length);
@@ -42,8 +43,8 @@ struct dataplane;
 int dataplane_start(struct dataplane **out, struct port *port, struct hold *net, struct hold *console,
 	const struct dataplane_user *user) MUST_CHECK;
 
-/* Live: frames are taken in. Not live: they are received and thrown away, and nothing is released
- * except by hold_forget. Through dataplane_call only. */
+/* Live: frames are taken in and outputs sent. Not live: frames are received and thrown away, and an
+ * output that is covered is dropped, since it has left elsewhere (O3). Through dataplane_call only. */
 void dataplane_set_live(struct dataplane *dp, bool live);
 
 /* The bell the loop sleeps on; NULL: its own. Through dataplane_call only. */

@@ -184,8 +184,6 @@ static int start_eal(void)
 		unsetenv("RUNTIME_DIRECTORY");
 	free(saved_runtime);
 
-	if (started < 0 && error == EALREADY)
-		return fail(EALREADY, "DPDK has been started before in this process");
 	if (started < 0)
 		return fail(error ? error : EIO, "DPDK does not start: %s (%s)",
 			complaint[0] ? complaint : "no reason given", rte_strerror(error));
@@ -246,7 +244,7 @@ static int refused(const char *device, int error)
 			"multi_queue?",
 			device, complaint);
 	return fail(ENODEV, "--net %s: the driver refuses it: %s (%s)", device,
-		complaint[0] ? complaint : "no reason given", strerror(error < 0 ? -error : error));
+		complaint[0] ? complaint : "no reason given", strerror(-error));
 }
 
 static int attach(struct port *port, const char *device)
@@ -258,7 +256,7 @@ static int attach(struct port *port, const char *device)
 	complaint[0] = '\0';
 	int error = rte_dev_probe(device);
 	if (error)
-		return refused(device, error == -1 ? EINVAL : error);
+		return refused(device, error == -1 ? -EINVAL : error);
 	char name[RTE_ETH_NAME_MAX_LEN];
 	snprintf(name, sizeof name, "%.*s", (int)strcspn(device, ","), device);
 	if (rte_eth_dev_get_port_by_name(name, &port->id) != 0)
@@ -339,9 +337,14 @@ static int configure(struct port *port)
 
 int port_open(struct port **out, const char *device)
 {
+	static bool started;
+	if (started)
+		return fail(EALREADY, "--net %s: this process has started DPDK for a port before",
+			device);
 	struct port *port = calloc(1, sizeof *port);
 	if (!port)
 		return fail(ENOMEM, "memory for a port: %s", strerror(ENOMEM));
+	started = true;
 	int error = start_eal();
 	if (error)
 		goto no_eal;
@@ -351,14 +354,15 @@ int port_open(struct port **out, const char *device)
 	error = attach(port, device);
 	if (error)
 		goto no_device;
-	adopt_signal(before);
 	complaint[0] = '\0';
 	error = configure(port);
+	/* Only now: a driver that does not find its own handler any more takes the next signal. */
+	adopt_signal(before);
 	if (error) {
-		error = fail(error < 0 ? -error : EIO,
-			"--net %s: the device does not start: %s (%s)", device,
-			complaint[0] ? complaint : "no reason given",
-			strerror(error < 0 ? -error : EIO));
+		if (error == -1) /* some drivers know no other */
+			error = -EIO;
+		error = fail(-error, "--net %s: the device does not start: %s (%s)", device,
+			complaint[0] ? complaint : "no reason given", strerror(-error));
 		goto no_start;
 	}
 	*out = port;

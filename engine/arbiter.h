@@ -37,7 +37,7 @@ struct arbiter;
 enum arbiter_verdict {
 	ARBITER_WON,     /* this object holds the generation, durably, and there is no later one */
 	ARBITER_LOST,    /* somebody else holds it, or a later one exists: for ever */
-	ARBITER_UNKNOWN, /* ask again; it may have been won or lost meanwhile */
+	ARBITER_UNKNOWN, /* not won; perhaps held all the same, so ask again until it is known */
 };
 
 /* A VM's name is 1 to 64 of A-Z a-z 0-9 . _ - ; -EINVAL says so. */

@@ -20,7 +20,7 @@
 #define CLIENTS_MAX 4
 #define REQUEST_MAX 64
 #define ANSWER_MAX (1u << 20)
-#define ANSWER_TIMEOUT_NS 3000000000ull
+#define ANSWER_TIMEOUT_NS 2000000000ull
 
 /* A client has this long in all, from accept to the last byte of its answer. */
 static const struct timeval client_time = {.tv_sec = 1};
@@ -158,6 +158,8 @@ static void on_readable(evutil_socket_t fd, short events, void *context)
 		*end = '\0';
 		if (answer(client) < 0)
 			drop_client(client);
+		else
+			on_writable(fd, EV_WRITE, client); /* the loop may end after a "stop" */
 	} else if (client->received == sizeof client->request) {
 		drop_client(client);
 	}

@@ -3,9 +3,8 @@
  *
  * Each process listens on a Unix stream socket RUN_DIR/<vm>.<pid>, where RUN_DIR is $DOPPEL_RUN_DIR
  * or /run/doppel, made with mode 0700 if it is missing; it should be doppel's alone. A client sends
- * one line, "status" or "stop", gets one line of JSON, and the connection ends. An answer to
- * something that went wrong is
- * {"error":"..."}. Only root and the process's own user are served.
+ * one line, "status" or "stop", gets one line of JSON, and the connection ends. {"error":"..."} is
+ * the answer to a request that cannot be served. Only root and the process's own user are served.
  *
  * The server never waits for a client: at most 4 are served at a time, each for at most a second in
  * all; more wait in the kernel.
@@ -39,7 +38,7 @@ void control_close(struct control *control);
 
 /*
  * The client: asks every process of `vm` on this machine (NULL: of every VM), in the order of their
- * names, waiting up to 3 s for each. `each` gets the socket's path and the answer, which it may
+ * names, waiting up to 2 s for each. `each` gets the socket's path and the answer, which it may
  * json_incref() to keep; or NULL when the process did not answer, and fail_message() says why.
  * Sockets of dead processes are removed on the way. Returns how many answered; -ENOENT when no
  * process runs the VM, another negative errno when none answered. Needs no event loop.

@@ -170,6 +170,15 @@ int host_make_machine(struct host *host, uint64_t memory, const uint8_t mac[6])
 	return 0;
 }
 
+void host_drop_machine(struct host *host)
+{
+	if (!host->has_machine)
+		return;
+	atomic_store_explicit(&host->bell_ready, false, memory_order_release);
+	host->has_machine = false;
+	machine_destroy(&host->machine);
+}
+
 int host_start_machine(struct host *host)
 {
 	return machine_start(&host->machine, machine_finished, host);
@@ -190,8 +199,7 @@ void host_close(struct host *host)
 	if (host->port)
 		port_close(host->port);
 	console_close(host->console);
-	if (host->has_machine)
-		machine_destroy(&host->machine);
+	host_drop_machine(host);
 	for (unsigned i = 0; i < OUTPUT_DEVICES; i++) {
 		if (host->hold[i])
 			hold_destroy(host->hold[i]);

@@ -54,6 +54,8 @@ struct host {
 int host_open(struct host *host, const struct config *config, const struct host_events *events) MUST_CHECK;
 /* Makes the machine, with empty memory, and joins it to the rest. */
 int host_make_machine(struct host *host, uint64_t memory, const uint8_t mac[6]) MUST_CHECK;
+/* Takes a machine apart that has not been started. */
+void host_drop_machine(struct host *host);
 /* Starts its thread; `woken` is called when it has ended. */
 int host_start_machine(struct host *host) MUST_CHECK;
 /* Stops and closes everything, in reverse order. */

@@ -66,6 +66,12 @@ static void taken(struct machine *m, const struct log_entry *entry)
 	replay->entries++;
 	atomic_store_explicit(&replay->applied, entry->end, memory_order_release);
 	CRASH_POINT("apply.after");
+	/* M1: pairs with M2 in replay_extend. */
+	uint64_t marked = atomic_load_explicit(&replay->marked_lsn, memory_order_acquire);
+	if (marked != 0 && entry->end >= marked) {
+		histogram_add(&replay->lag, now_ns() - atomic_load(&replay->marked_ns));
+		atomic_store_explicit(&replay->marked_lsn, 0, memory_order_release);
+	}
 	if (replay->progress)
 		replay->progress(replay->context);
 }
@@ -285,7 +291,12 @@ void replay_begin(struct machine *m, struct replay *replay)
 
 void replay_extend(struct machine *m, uint64_t limit)
 {
-	atomic_store_explicit(&m->replay->limit, limit, memory_order_release);
+	struct replay *replay = m->replay;
+	if (atomic_load_explicit(&replay->marked_lsn, memory_order_acquire) == 0) {
+		atomic_store_explicit(&replay->marked_ns, now_ns(), memory_order_relaxed);
+		atomic_store_explicit(&replay->marked_lsn, limit, memory_order_release); /* M2 */
+	}
+	atomic_store_explicit(&replay->limit, limit, memory_order_release);
 	bell_ring(&m->bell);
 }
 

@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "engine/histogram.h"
 #include "engine/machine.h"
 #include "transport/log_reader.h"
 
@@ -22,6 +23,12 @@ struct replay {
 	position left;    /* the primary has left every position below (D6) */
 	uint64_t time_ns; /* the newest guest time the log has told */
 	uint64_t entries; /* applied */
+
+	/* How far behind the replay is: an entry is marked when it is received, and the time until it is
+	 * applied goes into the histogram; one at a time. */
+	_Atomic uint64_t marked_lsn, marked_ns; /* lsn 0: none is marked */
+	struct histogram lag;
+
 	void (*progress)(void *context); /* `applied` has grown */
 	void (*drained_now)(void *context);
 	void *context;

@@ -92,16 +92,12 @@ static void ask_for_reset(struct virtio_net *net, struct device_env *env)
 }
 
 /* After chains were returned, `used` being the index before: notifications and interrupt. */
-static int finish(
+static void finish(
 	struct virtio_net *net, struct device_env *env, struct virtqueue *queue, uint16_t used)
 {
-	int error = virtqueue_ask_notify(queue, env->memory);
-	if (error)
-		return error;
-	int wanted = virtqueue_wants_interrupt(queue, env->memory, used);
-	if (wanted > 0)
+	virtqueue_ask_notify(queue, env->memory);
+	if (virtqueue_wants_interrupt(queue, env->memory, used))
 		interrupt(net, env, INTERRUPT_QUEUE);
-	return wanted < 0 ? wanted : 0;
 }
 
 static void send_chain(
@@ -132,11 +128,10 @@ static int transmit_all(struct virtio_net *net, struct device_env *env, struct v
 		if (!chain.count)
 			break;
 		send_chain(net, env, &chain);
-		error = virtqueue_return(queue, env->memory, &chain, 0);
-		if (error)
-			return error;
+		virtqueue_return(queue, env->memory, &chain, 0);
 	}
-	return finish(net, env, queue, used);
+	finish(net, env, queue, used);
+	return 0;
 }
 
 static void notify(struct virtio_net *net, struct device_env *env, uint64_t index)
@@ -183,11 +178,10 @@ static int deliver(struct virtio_net *net, struct device_env *env, struct virtqu
 	virtqueue_copy_in(&chains, 0, &header, sizeof header);
 	virtqueue_copy_in(&chains, sizeof header, frame, length);
 	uint16_t used = queue->used;
-	error = virtqueue_return(queue, env->memory, &chains, sizeof header + length);
-	if (error)
-		return error;
+	virtqueue_return(queue, env->memory, &chains, sizeof header + length);
 	net->rx_frames++;
-	return finish(net, env, queue, used);
+	finish(net, env, queue, used);
+	return 0;
 }
 
 void virtio_net_receive(

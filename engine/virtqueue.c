@@ -177,13 +177,19 @@ void virtqueue_copy_in(
 	copy(chains, offset, NULL, from, length);
 }
 
-int virtqueue_return(struct virtqueue *queue, struct guest_memory *memory,
-	const struct virtqueue_chains *chains, uint64_t written)
+/* The rings of a queue that was looked at. Its fields are the device's own: they are still right.
+ */
+static struct rings rings_in_use(const struct virtqueue *queue, struct guest_memory *memory)
 {
 	struct rings rings;
-	int error = find_rings(queue, memory, &rings);
-	if (error)
-		return error;
+	CHECK(D1, !find_rings(queue, memory, &rings), "a queue is written that was not looked at");
+	return rings;
+}
+
+void virtqueue_return(struct virtqueue *queue, struct guest_memory *memory,
+	const struct virtqueue_chains *chains, uint64_t written)
+{
+	struct rings rings = rings_in_use(queue, memory);
 	for (uint32_t i = 0; i < chains->count; i++) {
 		uint64_t length =
 			chains->chain[i].bytes < written ? chains->chain[i].bytes : written;
@@ -196,31 +202,23 @@ int virtqueue_return(struct virtqueue *queue, struct guest_memory *memory,
 	queue->used = (uint16_t)(queue->used + chains->count);
 	queue->last_avail = (uint16_t)(queue->last_avail + chains->count);
 	store16(rings.used + 2, queue->used);
-	return 0;
 }
 
-int virtqueue_ask_notify(const struct virtqueue *queue, struct guest_memory *memory)
+void virtqueue_ask_notify(const struct virtqueue *queue, struct guest_memory *memory)
 {
-	struct rings rings;
-	int error = find_rings(queue, memory, &rings);
-	if (error)
-		return error;
+	struct rings rings = rings_in_use(queue, memory);
 	if (queue->event_idx)
 		store16(rings.used + 4 + 8ull * rings.size, queue->last_avail);
 	else
 		store16(rings.used, 0);
-	return 0;
 }
 
-int virtqueue_wants_interrupt(
+bool virtqueue_wants_interrupt(
 	const struct virtqueue *queue, struct guest_memory *memory, uint16_t used)
 {
-	struct rings rings;
-	int error = find_rings(queue, memory, &rings);
-	if (error)
-		return error;
+	struct rings rings = rings_in_use(queue, memory);
 	if (queue->used == used)
-		return 0;
+		return false;
 	if (!queue->event_idx)
 		return !(load16(rings.avail) & AVAIL_NO_INTERRUPT);
 	/* Whether used_event, after which the guest wants to hear, is among those returned. */

@@ -10,7 +10,7 @@
  * The vCPU stands still while the device looks, so plain accesses in program order suffice and the
  * offered chains cannot change in between.
  *
- * Functions that return an error have changed nothing; the device then asks for a reset.
+ * A look that returns an error has changed nothing; the device then asks for a reset.
  */
 #pragma once
 
@@ -58,13 +58,15 @@ void virtqueue_copy_out(
 void virtqueue_copy_in(
 	const struct virtqueue_chains *chains, uint64_t offset, const void *from, uint64_t length);
 
+/* The three below need a look that has succeeded since the guest ran last. */
+
 /* Gives the chains of the last look back, the first `written` bytes of them filled. */
-int virtqueue_return(struct virtqueue *queue, struct guest_memory *memory,
-	const struct virtqueue_chains *chains, uint64_t written) MUST_CHECK;
+void virtqueue_return(struct virtqueue *queue, struct guest_memory *memory,
+	const struct virtqueue_chains *chains, uint64_t written);
 
 /* Asks to be notified of the first chain after those taken so far. */
-int virtqueue_ask_notify(const struct virtqueue *queue, struct guest_memory *memory) MUST_CHECK;
+void virtqueue_ask_notify(const struct virtqueue *queue, struct guest_memory *memory);
 
-/* 1 when the guest wants an interrupt for the chains returned since `used` was the index, or 0. */
-int virtqueue_wants_interrupt(
-	const struct virtqueue *queue, struct guest_memory *memory, uint16_t used) MUST_CHECK;
+/* Whether the guest wants an interrupt for the chains returned since `used` was the index. */
+bool virtqueue_wants_interrupt(
+	const struct virtqueue *queue, struct guest_memory *memory, uint16_t used);

@@ -162,12 +162,14 @@ void channel_shutdown(struct channel *channel)
 static int gone(struct channel *channel)
 {
 	channel->is_broken = true;
+	drop_fds(channel);
 	return fail(ECONNRESET, "the peer on shm:%s is gone", channel->name);
 }
 
 static int broken(struct channel *channel, const char *how)
 {
 	channel->is_broken = true;
+	drop_fds(channel);
 	return fail(ECONNRESET,
 		"the peer on shm:%s does not follow the protocol: %s; is it the same version?",
 		channel->name, how);

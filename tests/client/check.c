@@ -136,13 +136,21 @@ static void check_chain(struct checker *checker)
 			&unexplained);
 }
 
-/* The sum and the number of what was added, seen from the end: the check a reader would make first.
- */
+/* The sum and the number of what was added: the check a reader would make first. */
 static void check_final(struct checker *checker)
 {
 	const struct history *history = checker->history;
 	if (!history->final.known || !history->base.known)
 		return;
+	if (history->final.total < history->base.total ||
+		history->final.count < history->base.count) {
+		violation(checker,
+			"the ledger held %" PRIu64 " in %" PRIu64 " ADDs before and holds %" PRIu64
+			" in %" PRIu64 " in the end",
+			history->base.total, history->base.count, history->final.total,
+			history->final.count);
+		return;
+	}
 	uint64_t grown = history->final.total - history->base.total;
 	uint64_t counted = history->final.count - history->base.count;
 	uint64_t unanswered = history->adds.count - checker->length;
@@ -160,8 +168,7 @@ static void check_final(struct checker *checker)
 			counted, checker->length, unanswered);
 }
 
-/* A GET's count must be the number of steps below its total. Only a chain without gaps can say it.
- */
+/* A GET's count is the number of steps up to its total. Only a chain without gaps can say it. */
 static void check_points(struct checker *checker)
 {
 	const struct history *history = checker->history;
@@ -194,7 +201,7 @@ static void check_repeats(struct checker *checker)
 {
 	const struct request_list *adds = &checker->history->adds;
 	for (size_t i = 0; i < adds->count; i++)
-		if (adds->all[i].contradicted)
+		if (adds->all[i].contradicted && adds->all[i].other != adds->all[i].value)
 			violation(checker,
 				"ADD %" PRIu64 " was answered with %" PRIu64
 				" and later with %" PRIu64,

@@ -21,7 +21,9 @@ static const char help[] =
 	"usage: client [options] load          make requests, check the answers, print a summary\n"
 	"       client [options] ask REQUEST   send one datagram until it is answered; print the "
 	"answer\n"
-	"       client check FILE              check a history that `load --history` has written\n"
+	"       client check FILE              check a history that `load --history` has written; "
+	"- is\n"
+	"                                 standard input\n"
 	"\n"
 	"  --server ADDRESS:PORT  the ledger service (10.77.0.2:4000)\n"
 	"  --rate N               ADDs a second (500)\n"
@@ -193,10 +195,10 @@ static void print_summary(const struct history *history, const struct load_resul
 	       " violations=%" PRIu64,
 		history->adds.count + history->queries.count,
 		adds + count_answered(&history->queries), lost, result->repeated, violations);
-	printf(" adds=%zu duplicates=%" PRIu64 " skipped=%" PRIu64 " total=%" PRIu64 " seconds=%.3f"
+	printf(" adds=%zu duplicates=%" PRIu64 " skipped=%" PRIu64 " total=%" PRId64 " seconds=%.3f"
 	       " adds_per_s=%.1f",
 		history->adds.count, result->duplicates, result->skipped,
-		history->final.total - history->base.total, seconds,
+		(int64_t)(history->final.total - history->base.total), seconds,
 		seconds > 0 ? (double)adds / seconds : 0);
 	printf(" p50_us=%.0f p99_us=%.0f p999_us=%.0f max_us=%.0f max_gap_ms=%.1f",
 		(double)latencies.p50 / 1e3, (double)latencies.p99 / 1e3,
@@ -260,7 +262,7 @@ static int ask(const struct options *options, const char *request)
 static int check(const char *path)
 {
 	static struct history history;
-	FILE *file = fopen(path, "r");
+	FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "r");
 	if (!file) {
 		fprintf(stderr, "client: cannot open %s: %s\n", path, strerror(errno));
 		return EXIT_USAGE;

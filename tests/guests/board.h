@@ -1,13 +1,13 @@
 /*
- * Doppel's board as a guest sees it, and the instructions that reach it. The values restate the board
- * map of engine/device.h: that a guest is built without the engine's headers shows that the map is a
- * contract.
+ * Doppel's board as a guest sees it, and the instructions that reach it. The values restate the
+ * board map of engine/device.h: that a guest is built without the engine's headers shows that the
+ * map is a contract.
  */
 #pragma once
 
 #include <stdint.h>
 
-#define PORT_PIC 0x20   /* +1: data; the second chip at 0xa0 */
+#define PORT_PIC 0x20 /* +1: data; the second chip at 0xa0 */
 #define PORT_PIC2 0xa0
 #define PORT_PIT 0x40
 #define PORT_ELCR 0x4d0 /* a bit for each line: set is level-triggered */
@@ -58,7 +58,8 @@ static inline uint32_t in32(uint16_t port)
 	return value;
 }
 
-/* A device register is reached by exactly one access of exactly its size, so by exactly this move. */
+/* A device register is reached by exactly one access of exactly its size, so by exactly this move.
+ */
 static inline void mmio_write8(uint64_t address, uint8_t value)
 {
 	__asm__ volatile("movb %0, (%1)" : : "q"(value), "r"(address) : "memory");
@@ -123,8 +124,8 @@ static inline void interrupts_off(void)
 	__asm__ volatile("cli" : : : "memory");
 }
 
-/* Sleeps until an interrupt. Called with interrupts off: STI takes effect after the HLT has begun, so
- * none falls between the caller's last look and the sleep. */
+/* Sleeps until an interrupt. Called with interrupts off: STI takes effect after the HLT has begun,
+ * so none falls between the caller's last look and the sleep. */
 static inline void wait_for_interrupt(void)
 {
 	__asm__ volatile("sti; hlt" : : : "memory");

@@ -2,9 +2,9 @@
 
 /*
  * Entries stand in a ring in the order in which they came; entry n, counted from 1, is in slot
- * n % BOOK_REMEMBERED until entry n + BOOK_REMEMBERED takes its place. Entries whose ids fall into the
- * same bucket form a chain from younger to older, by number. So nothing need ever be taken out of a
- * chain: it ends at the first number that is too old to be in the ring still.
+ * n % BOOK_REMEMBERED until entry n + BOOK_REMEMBERED takes its place. Entries whose ids fall into
+ * the same bucket form a chain from younger to older, by number. So nothing need ever be taken out
+ * of a chain: it ends at the first number that is too old to be in the ring still.
  */
 struct entry {
 	uint64_t id;
@@ -47,7 +47,8 @@ bool book_add(uint64_t id, int64_t amount, int64_t *total)
 		return false;
 	book.total = *total;
 	book.count++;
-	entries[book.count % BOOK_REMEMBERED] = (struct entry){.id = id, .total = *total, .older = *bucket};
+	entries[book.count % BOOK_REMEMBERED] =
+		(struct entry){.id = id, .total = *total, .older = *bucket};
 	*bucket = book.count;
 	return true;
 }

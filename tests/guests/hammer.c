@@ -1,16 +1,16 @@
 /*
  * hammer: a guest that makes replay hard, and shows whether it was exact.
  *
- * It does what is easy to get wrong when a machine is to repeat itself (operations.c), while a timer
- * interrupts it about a thousand times a second, and folds all that it sees into a digest: values
- * read, clock values, and for each interrupt the vector and every register of what it cut into. Two
- * runs with the same inputs at the same positions print the same digests; one instruction between
- * them, and all later digests differ.
+ * It does what is easy to get wrong when a machine is to repeat itself (operations.c), while a
+ * timer interrupts it about a thousand times a second, and folds all that it sees into a digest:
+ * values read, clock values, and for each interrupt the vector and every register of what it cut
+ * into. Two runs with the same inputs at the same positions print the same digests; one instruction
+ * between them, and all later digests differ.
  *
- * Command line: ticks=N, ends after N timer interrupts (20000); seconds=N, ends after N seconds of the
- * machine's clock instead, or at whichever comes first when both are given; seed=N, another sequence
- * of operations. It prints `hammer: ticks=N digest=...` now and then and at the end, and powers off with
- * exit code 0.
+ * Command line: ticks=N, ends after N timer interrupts (20000); seconds=N, ends after N seconds of
+ * the machine's clock instead, or at whichever comes first when both are given; seed=N, another
+ * sequence of operations. It prints `hammer: ticks=N digest=...` now and then and at the end, and
+ * powers off with exit code 0.
  */
 #include "tests/guests/hammer.h"
 
@@ -75,8 +75,9 @@ void on_interrupt(unsigned line, const struct registers *interrupted)
 	for (unsigned i = 0; i < sizeof *interrupted / sizeof *word; i++)
 		see_interrupt(word[i]);
 	if (line == LINE_PIT)
-		atomic_store_explicit(
-			&ticks, atomic_load_explicit(&ticks, memory_order_relaxed) + 1, memory_order_relaxed);
+		atomic_store_explicit(&ticks,
+			atomic_load_explicit(&ticks, memory_order_relaxed) + 1,
+			memory_order_relaxed);
 	else if (line == LINE_UART)
 		serve_uart();
 	if ((interrupt_digest >> 8) % 4 == 0)
@@ -111,7 +112,8 @@ static void print_digest(void)
 int guest_main(uint64_t memory_size, const char *command_line)
 {
 	uint64_t seconds = option_unsigned(command_line, "seconds", 0);
-	uint64_t last_tick = option_unsigned(command_line, "ticks", seconds ? UINT64_MAX : TICKS_DEFAULT);
+	uint64_t last_tick =
+		option_unsigned(command_line, "ticks", seconds ? UINT64_MAX : TICKS_DEFAULT);
 	uint64_t deadline = seconds ? clock_ns() + seconds * 1000000000 : UINT64_MAX;
 	uint64_t next_line = TICKS_BETWEEN_LINES;
 	see(memory_size);
@@ -124,7 +126,8 @@ int guest_main(uint64_t memory_size, const char *command_line)
 	uint64_t now = 0;
 	for (unsigned i = 1; now < last_tick; i++) {
 		operation_run();
-		if (deadline != UINT64_MAX && i % OPERATIONS_BETWEEN_LOOKS == 0 && clock_ns() >= deadline)
+		if (deadline != UINT64_MAX && i % OPERATIONS_BETWEEN_LOOKS == 0 &&
+			clock_ns() >= deadline)
 			break;
 		now = atomic_load_explicit(&ticks, memory_order_relaxed);
 		see(now);

@@ -73,7 +73,8 @@ static void turn_ip(struct udp_headers *headers)
 	headers->hops = 64;
 	headers->service = 0;
 	headers->identification = 0;
-	headers->fragment = be16(0x4000); /* don't: then the identification means nothing (RFC 6864) */
+	headers->fragment =
+		be16(0x4000); /* don't: then the identification means nothing (RFC 6864) */
 }
 
 static void set_ip_length(struct udp_headers *headers, size_t length)
@@ -89,8 +90,8 @@ void udp_turn(struct udp_headers *headers)
 	uint16_t port = headers->port_from;
 	headers->port_from = headers->port_to;
 	headers->port_to = port;
-	/* None, which UDP allows over IPv4: summing would cost more than serving. Nor are received sums
-	 * looked at: a sender on the same host may leave them to a card that is not there. */
+	/* None, which UDP allows over IPv4: summing would cost more than serving. Nor are received
+	 * sums looked at: a sender on the same host may leave them to a card that is not there. */
 	headers->udp_checksum = 0;
 }
 
@@ -112,8 +113,9 @@ void udp_answer(struct packet *packet, size_t length)
 static void arp_input(struct packet *packet)
 {
 	struct arp *arp = (struct arp *)packet->frame;
-	if (packet->length < sizeof *arp || arp->hardware != be16(1) || arp->protocol != be16(TYPE_IP) ||
-		arp->operation != be16(1) || arp->target_ip != own_ip) {
+	if (packet->length < sizeof *arp || arp->hardware != be16(1) ||
+		arp->protocol != be16(TYPE_IP) || arp->operation != be16(1) ||
+		arp->target_ip != own_ip) {
 		net_drop(packet);
 		return;
 	}
@@ -136,7 +138,7 @@ static void icmp_input(struct packet *packet, size_t ip_length)
 	}
 	/* The sum changes by what the type changes by (RFC 1624), so the data need not be read. */
 	unsigned sum = (uint16_t)~icmp->checksum + (0xffffu - (unsigned)ECHO);
-	icmp->checksum = (uint16_t)~((sum & 0xffff) + (sum >> 16));
+	icmp->checksum = (uint16_t) ~((sum & 0xffff) + (sum >> 16));
 	icmp->type = ECHO_REPLY;
 	turn_ip((struct udp_headers *)packet->frame);
 	set_ip_length((struct udp_headers *)packet->frame, ip_length);

@@ -30,7 +30,8 @@ void ip_start(uint32_t address);
 /* Takes a received packet. */
 void ip_input(struct packet *packet);
 
-/* The guest provides this: it takes a datagram that came to `port`, and must send or drop its packet. */
+/* The guest provides this: it takes a datagram that came to `port`, and must send or drop its
+ * packet. */
 void on_datagram(struct packet *packet, uint16_t port, char *payload, size_t length);
 
 /* Sends the packet back with the first `length` bytes of payload, whatever they are by now. */

@@ -1,20 +1,19 @@
 /*
  * ledger: a network service whose answers a client can check, through a failover too.
  *
- * Command line: ip=A.B.C.D, its address (10.77.0.2). It answers ARP and ICMP echo, echoes UDP port 7
- * (RFC 862), and serves UDP port 4000: one datagram a request, text, a newline at the end.
+ * Command line: ip=A.B.C.D, its address (10.77.0.2). It answers ARP and ICMP echo, echoes UDP port
+ * 7 (RFC 862), and serves UDP port 4000: one datagram a request, text, a newline at the end.
  *
- *   ADD <id> <amount>  OK <id> <total>: an id, 0 to 2^64 - 1, counts once; a repeated one, among the
- *                      last BOOK_REMEMBERED, gets the answer it got first. Amounts are signed, 64 bits.
- *   GET                TOTAL <total> <count of ids>
- *   TIME               TIME <nanoseconds>, by a clock that never goes back
+ *   ADD <id> <amount>  OK <id> <total>: an id, 0 to 2^64 - 1, counts once; a repeated one, among
+ * the last BOOK_REMEMBERED, gets the answer it got first. Amounts are signed, 64 bits. GET TOTAL
+ * <total> <count of ids> TIME               TIME <nanoseconds>, by a clock that never goes back
  *   FILL <bytes>       that many bytes, FILL_MAX at most, in datagrams of UDP_PAYLOAD_MAX
  *   anything else      ERR <reason>
  *
  * Every second it writes a line to the UART.
  *
- * One loop serves; interrupts only end its sleep. It sleeps with nothing to do, and is interrupted by
- * the network only then, so under load a request costs no interrupt and a fraction of an exit.
+ * One loop serves; interrupts only end its sleep. It sleeps with nothing to do, and is interrupted
+ * by the network only then, so under load a request costs no interrupt and a fraction of an exit.
  */
 #include "tests/guests/book.h"
 #include "tests/guests/ip.h"
@@ -46,8 +45,9 @@ void on_interrupt(unsigned line, const struct registers *interrupted)
 {
 	(void)interrupted;
 	if (line == LINE_PIT) /* nobody else writes it, so no locked addition */
-		atomic_store_explicit(
-			&ticks, atomic_load_explicit(&ticks, memory_order_relaxed) + 1, memory_order_relaxed);
+		atomic_store_explicit(&ticks,
+			atomic_load_explicit(&ticks, memory_order_relaxed) + 1,
+			memory_order_relaxed);
 	else if (line == LINE_NET)
 		net_acknowledge();
 }
@@ -92,8 +92,8 @@ static void tell_time(struct text *answer)
 static void fill(struct reader *request, struct text *answer, const struct udp_headers *asker)
 {
 	uint64_t bytes;
-	if (!take_unsigned(request, &bytes) || !take(request, "\n") || !reader_done(request) || bytes == 0 ||
-		bytes > FILL_MAX) {
+	if (!take_unsigned(request, &bytes) || !take(request, "\n") || !reader_done(request) ||
+		bytes == 0 || bytes > FILL_MAX) {
 		text_put(answer, "ERR FILL takes 1 to 16777216 bytes\n");
 		return;
 	}
@@ -103,6 +103,7 @@ static void fill(struct reader *request, struct text *answer, const struct udp_h
 	}
 	filling.headers = *asker;
 	udp_turn(&filling.headers);
+	udp_set_length(&filling.headers, UDP_PAYLOAD_MAX);
 	filling.left = bytes;
 }
 
@@ -121,7 +122,8 @@ static void serve(struct packet *packet, char *payload, size_t length)
 	else if (take(&request, "FILL "))
 		fill(&request, &answer, (const struct udp_headers *)packet->frame);
 	else
-		text_put(&answer, "ERR requests are ADD, GET, TIME and FILL, with a newline at the end\n");
+		text_put(&answer,
+			"ERR requests are ADD, GET, TIME and FILL, with a newline at the end\n");
 	if (answer.length)
 		udp_answer(packet, answer.length);
 	else
@@ -153,9 +155,12 @@ static bool fill_some(void)
 {
 	unsigned sent = 0;
 	while (filling.left && sent < BATCH && net_room()) {
-		size_t length = filling.left < UDP_PAYLOAD_MAX ? filling.left : UDP_PAYLOAD_MAX;
 		struct packet *packet = net_packet();
-		udp_set_length(&filling.headers, length);
+		size_t length = UDP_PAYLOAD_MAX;
+		if (filling.left < length) {
+			length = filling.left;
+			udp_set_length(&filling.headers, length);
+		}
 		__builtin_memcpy(packet->frame, &filling.headers, sizeof filling.headers);
 		packet->length = sizeof filling.headers;
 		/* All datagrams share one payload, which is not even copied. */

@@ -60,7 +60,8 @@ struct device_ring {
 };
 _Static_assert(sizeof(struct descriptor) == 16, "layout of virtio 2.7.5");
 _Static_assert(offsetof(struct driver_ring, used_event) == 4 + 2 * SLOTS, "layout of virtio 2.7.6");
-_Static_assert(offsetof(struct device_ring, avail_event) == 4 + 8 * SLOTS, "layout of virtio 2.7.8");
+_Static_assert(
+	offsetof(struct device_ring, avail_event) == 4 + 8 * SLOTS, "layout of virtio 2.7.8");
 
 struct queue {
 	_Alignas(16) struct descriptor descriptor[SLOTS];
@@ -81,7 +82,8 @@ static struct queue transmit = {.number = 1};
 static uint16_t free_pair[PAIRS];
 static unsigned free_pairs;
 
-/* Both queues full and one packet in the caller's hands: then none is left over, and none missing. */
+/* Both queues full and one packet in the caller's hands: then none is left over, and none missing.
+ */
 #define PACKETS (SLOTS + PAIRS + 1)
 static _Alignas(4096) struct packet packets[PACKETS];
 static struct packet *free_packet[PACKETS];
@@ -124,8 +126,8 @@ static void notify(struct queue *queue)
 	if (added == before)
 		return;
 	queue->notified = added;
-	/* The index we wrote must be visible before we look at what the device waits for: it does the
-	 * same two steps the other way round. */
+	/* The index we wrote must be visible before we look at what the device waits for: it does
+	 * the same two steps the other way round. */
 	atomic_thread_fence(memory_order_seq_cst);
 	uint16_t event = atomic_load_explicit(&queue->device.avail_event, memory_order_relaxed);
 	if ((uint16_t)(added - event - 1) < (uint16_t)(added - before))
@@ -187,8 +189,8 @@ const char *net_start(void)
 		net_drop(&packets[i]);
 	for (uint16_t i = 0; i < PAIRS; i++)
 		free_pair[free_pairs++] = (uint16_t)(2 * i);
-	/* An event index left where it is fires once in 65,536 buffers, so one just behind means: never
-	 * mind. Only net_listen() moves it to where it fires next. */
+	/* An event index left where it is fires once in 65,536 buffers, so one just behind means:
+	 * never mind. Only net_listen() moves it to where it fires next. */
 	atomic_store_explicit(&transmit.driver.used_event, UINT16_MAX, memory_order_relaxed);
 	set(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
 	for (uint16_t id = 0; id < SLOTS; id++)
@@ -237,8 +239,8 @@ void net_send(struct packet *packet, const void *more, uint32_t more_length)
 	}
 	uint16_t id = free_pair[--free_pairs];
 	struct descriptor *pair = &transmit.descriptor[id];
-	pair[0] = (struct descriptor){
-		.address = (uint64_t)packet->header, .length = (uint32_t)sizeof packet->header + packet->length};
+	pair[0] = (struct descriptor){.address = (uint64_t)packet->header,
+		.length = (uint32_t)sizeof packet->header + packet->length};
 	if (more_length) {
 		pair[0].flags = DESCRIPTOR_NEXT;
 		pair[0].next = (uint16_t)(id + 1);

@@ -3,8 +3,8 @@
  * VIRTIO_RING_F_EVENT_IDX the device is told of new buffers only when it waits for them, and
  * interrupts only a guest that is about to sleep.
  *
- * Packets change hands and are never copied: one that came from net_receive() or net_packet() belongs
- * to the caller until net_send() or net_drop() takes it back.
+ * Packets change hands and are never copied: one that came from net_receive() or net_packet()
+ * belongs to the caller until net_send() or net_drop() takes it back.
  */
 #pragma once
 

@@ -1,7 +1,7 @@
 /*
  * What hammer does to the machine. Each operation is a few lines that are known to be easy to get
- * wrong: accesses of every size, one instruction that leaves several times, a look at something that
- * runs on by itself, and interrupts that may come only at odd moments.
+ * wrong: accesses of every size, one instruction that leaves several times, a look at something
+ * that runs on by itself, and interrupts that may come only at odd moments.
  */
 #include "tests/guests/hammer.h"
 
@@ -97,10 +97,16 @@ static void access_port_string(void)
 		__asm__ volatile("rep outsb" : "+S"(at), "+c"(count) : "d"(port) : "memory");
 		break;
 	case 1:
-		__asm__ volatile("rep outsw" : "+S"(at), "+c"(count) : "d"(PORT_NOWHERE) : "memory");
+		__asm__ volatile("rep outsw"
+				 : "+S"(at), "+c"(count)
+				 : "d"(PORT_NOWHERE)
+				 : "memory");
 		break;
 	case 2:
-		__asm__ volatile("rep outsl" : "+S"(at), "+c"(count) : "d"(PORT_NOWHERE) : "memory");
+		__asm__ volatile("rep outsl"
+				 : "+S"(at), "+c"(count)
+				 : "d"(PORT_NOWHERE)
+				 : "memory");
 		break;
 	case 3:
 		__asm__ volatile("rep insb" : "+D"(at), "+c"(count) : "d"(port) : "memory");
@@ -123,9 +129,15 @@ static void access_port_string_down(void)
 	uint8_t *at = string_place();
 	uint64_t count = below(STRING_MAX + 1);
 	if (below(2))
-		__asm__ volatile("std; rep outsb; cld" : "+S"(at), "+c"(count) : "d"(PORT_SCRATCH) : "memory");
+		__asm__ volatile("std; rep outsb; cld"
+				 : "+S"(at), "+c"(count)
+				 : "d"(PORT_SCRATCH)
+				 : "memory");
 	else
-		__asm__ volatile("std; rep insb; cld" : "+D"(at), "+c"(count) : "d"(PORT_SCRATCH) : "memory");
+		__asm__ volatile("std; rep insb; cld"
+				 : "+D"(at), "+c"(count)
+				 : "d"(PORT_SCRATCH)
+				 : "memory");
 	see((uint64_t)at);
 	see(at[1]);
 }
@@ -246,9 +258,10 @@ static void change_timer(void)
 typedef void operation(void);
 
 /* None of these changes the interrupt flag. */
-static operation *const plain[] = {compute, compute, compute, compute, access_port, access_scratch_register,
-	access_port_string, access_port_string_down, access_mmio, access_mmio_across, access_mmio_many,
-	look_at_clock, look_at_timer, look_at_pic, look_at_net, change_timer};
+static operation *const plain[] = {compute, compute, compute, compute, access_port,
+	access_scratch_register, access_port_string, access_port_string_down, access_mmio,
+	access_mmio_across, access_mmio_many, look_at_clock, look_at_timer, look_at_pic,
+	look_at_net, change_timer};
 
 static void run_plain(void)
 {
@@ -281,7 +294,10 @@ static void narrow_window(void)
 	interrupts_off();
 	for (uint32_t i = 1 + below(3); i; i--) {
 		run_plain();
-		__asm__ volatile("sti; inb %w1, %0; cli" : "=a"(value) : "d"(PORT_SCRATCH) : "memory");
+		__asm__ volatile("sti; inb %w1, %0; cli"
+				 : "=a"(value)
+				 : "d"(PORT_SCRATCH)
+				 : "memory");
 		see(value);
 	}
 	interrupts_on();
@@ -303,22 +319,23 @@ static void stack_shadow(void)
 	uint64_t selector;
 	uint8_t value;
 	__asm__ volatile("movl %%ss, %k0; movl %k0, %%ss; inb %w2, %1"
-		: "=&r"(selector), "=&a"(value)
-		: "d"(PORT_SCRATCH)
-		: "memory");
+			 : "=&r"(selector), "=&a"(value)
+			 : "d"(PORT_SCRATCH)
+			 : "memory");
 	see(value);
 }
 
 static void halt(void)
 {
-	if (below(4))
+	if (below(2))
 		return;
 	if (below(2))
 		interrupts_off();
 	wait_for_interrupt();
 }
 
-static operation *const switching[] = {quiet, quiet_by_flags, narrow_window, closed_window, stack_shadow, halt};
+static operation *const switching[] = {
+	quiet, quiet_by_flags, narrow_window, closed_window, stack_shadow, halt};
 
 void operations_start(uint64_t seed)
 {

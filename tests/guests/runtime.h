@@ -26,9 +26,9 @@ void on_interrupt(unsigned line, const struct registers *interrupted);
 _Noreturn void power_off(uint32_t code);
 
 /*
- * Sets up both PICs and opens the given lines (a bit each). Line 5 is level-triggered, the others are
- * edge-triggered. With auto_eoi the PIC regards an interrupt as over once it is delivered, which saves
- * a port access each time; otherwise on_interrupt() must call pic_end().
+ * Sets up both PICs and opens the given lines (a bit each). Line 5 is level-triggered, the others
+ * are edge-triggered. With auto_eoi the PIC regards an interrupt as over once it is delivered,
+ * which saves a port access each time; otherwise on_interrupt() must call pic_end().
  */
 void pic_start(uint16_t lines, bool auto_eoi);
 void pic_end(unsigned line);

@@ -1,14 +1,5 @@
 #include "tests/guests/text.h"
 
-static void put_bytes(struct text *text, const char *bytes, size_t length)
-{
-	if (length > text->room - text->length)
-		length = text->room - text->length;
-	for (size_t i = 0; i < length; i++)
-		text->at[text->length + i] = bytes[i];
-	text->length += length;
-}
-
 void text_put(struct text *text, const char *string)
 {
 	while (*string && text->length < text->room)
@@ -17,13 +8,18 @@ void text_put(struct text *text, const char *string)
 
 void text_put_unsigned(struct text *text, uint64_t value)
 {
-	char number[20];
-	size_t first = sizeof number;
+	char number[2 * TEXT_NUMBER];
+	size_t first = TEXT_NUMBER;
+	if (text->room - text->length < TEXT_NUMBER)
+		return;
 	do {
 		number[--first] = (char)('0' + value % 10);
 		value /= 10;
 	} while (value);
-	put_bytes(text, number + first, sizeof number - first);
+	/* A fixed size, past the last digit as a rule: three moves, where the digits would take a
+	 * loop. */
+	__builtin_memcpy(text->at + text->length, number + first, TEXT_NUMBER);
+	text->length += TEXT_NUMBER - first;
 }
 
 void text_put_signed(struct text *text, int64_t value)
@@ -35,10 +31,10 @@ void text_put_signed(struct text *text, int64_t value)
 
 void text_put_hex(struct text *text, uint64_t value, unsigned digits)
 {
-	char number[16];
-	for (unsigned i = 0; i < digits; i++)
-		number[i] = "0123456789abcdef"[value >> 4 * (digits - 1 - i) & 15];
-	put_bytes(text, number, digits);
+	if (text->room - text->length < TEXT_NUMBER)
+		return;
+	while (digits--)
+		text->at[text->length++] = "0123456789abcdef"[value >> 4 * digits & 15];
 }
 
 bool take(struct reader *reader, const char *string)
@@ -57,7 +53,8 @@ bool take_unsigned(struct reader *reader, uint64_t *value)
 	uint64_t number = 0;
 	for (; at != reader->end && *at >= '0' && *at <= '9'; at++) {
 		uint64_t digit = (uint64_t)(*at - '0');
-		if (__builtin_mul_overflow(number, 10, &number) || __builtin_add_overflow(number, digit, &number))
+		if (__builtin_mul_overflow(number, 10, &number) ||
+			__builtin_add_overflow(number, digit, &number))
 			return false;
 	}
 	if (at == reader->at)
@@ -101,7 +98,8 @@ uint64_t option_unsigned(const char *command_line, const char *name, uint64_t ot
 {
 	struct reader reader;
 	uint64_t value;
-	if (option(command_line, name, &reader) && take_unsigned(&reader, &value) && reader_done(&reader))
+	if (option(command_line, name, &reader) && take_unsigned(&reader, &value) &&
+		reader_done(&reader))
 		return value;
 	return otherwise;
 }

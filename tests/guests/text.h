@@ -5,7 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Text being written into a buffer. What does not fit is left out; there is no closing zero. */
+/* Text being written into a buffer, without a closing zero. What does not fit is left out; for a
+ * number, however short, there must be TEXT_NUMBER bytes, and all of them may be written to. */
+#define TEXT_NUMBER 24
 struct text {
 	char *at;
 	size_t length, room;
@@ -36,7 +38,8 @@ bool take(struct reader *reader, const char *string);
 bool take_unsigned(struct reader *reader, uint64_t *value);
 bool take_signed(struct reader *reader, int64_t *value); /* with or without a '-' */
 
-/* The value of `name=value` on a command line of words divided by blanks; false when it is not there. */
+/* The value of `name=value` on a command line of words divided by blanks; false when it is not
+ * there. */
 bool option(const char *command_line, const char *name, struct reader *value);
 /* The same for a number; `otherwise` when it is not there or is not a number. */
 uint64_t option_unsigned(const char *command_line, const char *name, uint64_t otherwise);

@@ -22,6 +22,7 @@ static FILE *listen_to_stderr(void)
 
 static void start_quietly(void)
 {
+	need_dpdk();
 	cpu_set_t before, after;
 	sigset_t mask_before, mask_after;
 	port_block_signals();
@@ -64,6 +65,7 @@ static struct bad bad;
 
 static void open_bad(void)
 {
+	need_dpdk();
 	if (strstr(bad.device, "net_tap") || strstr(bad.device, "net_af"))
 		own_network();
 	port_block_signals();
@@ -85,13 +87,9 @@ static void a_device_that_cannot_be_is_refused_with_one_line_that_says_why(void 
 	static const struct bad all[] = {
 		{"net_foo", -ENODEV, "no such driver"},
 		{"", -ENODEV, "no such driver"},
-		{",", -ENODEV, "no such driver"},
-		{"dop0", -ENODEV, "no such driver"},
-		{"0000:00:1f.0", -ENODEV, "no such driver"},
 		{"crypto_null0", -ENODEV, "not a network device"},
-		{"net_af_packet0", -ENODEV, "refuses"},
 		{"net_af_packet0,iface=nowhere", -ENODEV, "No such device"},
-		{"net_tap0,iface=lo", -EBUSY, "another"},
+		{"net_tap0,iface=lo", -ENODEV, "another kind"},
 	};
 	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
 		bad = all[i];
@@ -101,6 +99,7 @@ static void a_device_that_cannot_be_is_refused_with_one_line_that_says_why(void 
 
 static void open_without_rights(void)
 {
+	need_dpdk();
 	own_network();
 	REQUIRE(setresuid(65534, 65534, 65534) == 0);
 	port_block_signals();
@@ -116,6 +115,7 @@ static void a_tap_without_the_rights_for_it_is_refused(void **state)
 
 static void open_one_in_use(void)
 {
+	need_dpdk();
 	int ready[2], done[2];
 	own_network();
 	REQUIRE(pipe(ready) == 0 && pipe(done) == 0);
@@ -168,6 +168,7 @@ static unsigned receive_all(struct port_frame *received, unsigned capacity)
 
 static void send_and_receive(void)
 {
+	need_dpdk();
 	struct port_frame received[64];
 	open_port("net_ring0");
 	for (uint32_t round = 0; round < 200; round++) {
@@ -195,6 +196,7 @@ static void frames_come_back_in_order_and_unchanged(void **state)
 
 static void send_impossible(void)
 {
+	need_dpdk();
 	struct port_frame received[64];
 	open_port("net_ring0");
 	prepare(0, 0, 1515); /* too long */
@@ -229,6 +231,7 @@ static void a_frame_that_cannot_be_sent_is_dropped_and_counted_and_blocks_nothin
 
 static void fill_device(void)
 {
+	need_dpdk();
 	open_port("net_ring0");
 	prepare(0, 0, 64);
 	/* As long as nobody receives, it is full after some. */
@@ -261,6 +264,7 @@ static void a_device_that_takes_nothing_for_long_loses_frames_instead_of_blockin
 
 static void keep_everything(void)
 {
+	need_dpdk();
 	static struct port_frame received[8192];
 	open_port("net_null0"); /* brings frames without end */
 	unsigned n = receive_all(received, 8192);
@@ -323,6 +327,7 @@ static void talk(const char *interface)
 
 static void use_tap(void)
 {
+	need_dpdk();
 	need_file("/dev/net/tun");
 	own_network();
 	open_port("net_tap0,iface=dop0");
@@ -356,6 +361,7 @@ static void a_tap_carries_frames_both_ways_and_is_gone_afterwards(void **state)
 
 static void use_prepared_tap(void)
 {
+	need_dpdk();
 	need_file("/dev/net/tun");
 	need_file("/sbin/ip");
 	own_network();
@@ -377,14 +383,15 @@ static void a_tap_made_before_is_used_and_stays(void **state)
 
 static void use_veth(void)
 {
+	need_dpdk();
 	need_file("/sbin/ip");
 	own_network();
-	REQUIRE(system("/sbin/ip link add a type veth peer name b && /sbin/ip link set a up && "
-		       "/sbin/ip link set b up") == 0);
-	open_port("net_af_packet0,iface=a");
+	REQUIRE(system("/sbin/ip link add va type veth peer name vb && /sbin/ip link set va up && "
+		       "/sbin/ip link set vb up") == 0);
+	open_port("net_af_packet0,iface=va");
 	struct bell own = {0}, *bell = &own;
 	REQUIRE(!port_wakes(port, &bell));
-	talk("b");
+	talk("vb");
 	port_close(port);
 }
 
@@ -396,13 +403,14 @@ static void af_packet_carries_frames_both_ways(void **state)
 
 static void use_small_veth(void)
 {
+	need_dpdk();
 	need_file("/sbin/ip");
 	own_network();
-	REQUIRE(system("/sbin/ip link add a mtu 1300 type veth peer name b mtu 1300 && "
-		       "/sbin/ip link set a up && /sbin/ip link set b up") == 0);
-	open_port("net_af_packet0,iface=a");
+	REQUIRE(system("/sbin/ip link add va mtu 1300 type veth peer name vb mtu 1300 && "
+		       "/sbin/ip link set va up && /sbin/ip link set vb up") == 0);
+	open_port("net_af_packet0,iface=va");
 	REQUIRE(port_mtu(port) == 1300);
-	int raw = open_raw("b");
+	int raw = open_raw("vb");
 	prepare(0, 1, 1315);
 	prepare(1, 2, 1314);
 	REQUIRE(port_send(port, outputs, 2) == 2);
@@ -416,54 +424,61 @@ static void an_interface_with_a_smaller_mtu_sets_the_limit(void **state)
 	run_in_child(use_small_veth);
 }
 
-/* Two processes joined by a memif socket: each sends 20 frames and waits for the other's. */
-static void memif_side(const char *device, uint32_t mine, uint32_t theirs, int ready, int go)
+/* One of two processes joined by a memif socket: each sends 20 frames and gets the other's. */
+static void memif_side(const char *role, uint32_t mine, uint32_t theirs, int ready, int go)
 {
 	struct port_frame received[1];
-	char byte = 0;
+	char device[128], byte = 0;
+	snprintf(device, sizeof device, "net_memif0,role=%s,socket=doppel-test-%d", role,
+		(int)getppid());
 	open_port(device);
+	REQUIRE(write(ready, &byte, 1) == 1);
 	for (uint32_t i = 0; i < 20; i++) {
+		uint64_t dropped;
 		prepare(0, mine + i, 60 + i);
-		while (port_send(port, outputs, 1) == 0 || port_dropped(port) > 0)
+		do { /* until the other is there, frames are lost */
+			dropped = port_dropped(port);
 			usleep(1000);
+		} while (port_send(port, outputs, 1) == 0 || port_dropped(port) > dropped);
 		receive_ours(received, 1);
 		REQUIRE(is_frame(received[0].bytes, received[0].length, 60 + i, theirs + i));
 		port_frame_free(&received[0]);
 	}
 	REQUIRE(write(ready, &byte, 1) == 1);
-	(void)!read(go, &byte, 1);
+	(void)!read(go, &byte, 1); /* until our parent is satisfied, or dead */
+	_exit(0);
 }
 
 static void use_memif(void)
 {
-	char server[128], client[128];
+	need_dpdk();
 	int ready[2], go[2];
 	REQUIRE(pipe(ready) == 0 && pipe(go) == 0);
-	snprintf(server, sizeof server, "net_memif0,role=server,socket=doppel-test-%d",
-		(int)getpid());
-	snprintf(client, sizeof client, "net_memif0,role=client,socket=doppel-test-%d",
-		(int)getpid());
-	pid_t children[2];
+	pid_t children[2] = {0};
+	char byte;
+	bool good = true;
 	for (unsigned i = 0; i < 2; i++) {
 		children[i] = fork();
 		REQUIRE(children[i] >= 0);
 		if (children[i] == 0) {
+			alarm(CHILD_SECONDS - 5);
 			close(go[1]);
-			memif_side(i ? client : server, i ? 1000 : 2000, i ? 2000 : 1000, ready[1],
-				go[0]);
-			_exit(0);
+			close(ready[0]);
+			memif_side(i ? "client" : "server", i ? 1000 : 2000, i ? 2000 : 1000,
+				ready[1], go[0]);
 		}
+		good = good &&
+		       read(ready[0], &byte, 1) == 1; /* the server listens, the client has come */
+		if (!good)
+			break;
 	}
 	close(ready[1]);
-	char bytes[2];
-	/* Each ends only when both are done: a memif peer that disappears can take the other with
-	 * it. */
-	bool done = read(ready[0], bytes, 1) == 1 && read(ready[0], bytes, 1) == 1;
-	for (unsigned i = 0; i < 2; i++)
-		kill(children[i], SIGKILL);
-	for (unsigned i = 0; i < 2; i++)
-		waitpid(children[i], NULL, 0);
-	REQUIRE(done);
+	good = good && read(ready[0], &byte, 1) == 1 && read(ready[0], &byte, 1) == 1;
+	/* One whose peer goes first may crash; both are done, and neither is to say goodbye. */
+	kill(children[0], SIGKILL);
+	if (children[1] > 0)
+		kill(children[1], SIGKILL);
+	REQUIRE(good);
 }
 
 static void memif_carries_frames_both_ways(void **state)

@@ -221,6 +221,12 @@ static void automatic_end_leaves_nothing_in_service(void **state)
 	assert_int_equal(pic_acknowledge(&pic), 0x3b);
 	assert_int_equal(read_isr(&pic, MASTER), 0);
 	assert_int_equal(read_isr(&pic, SLAVE), 0);
+	/* The second chip's pin never stays up: each of its requests is an edge for the first. */
+	raise_edge(&pic, 14);
+	raise_edge(&pic, 15);
+	assert_int_equal(pic_acknowledge(&pic), 0x3e);
+	assert_int_equal(pic_acknowledge(&pic), 0x3f);
+	assert_false(pic_pending(&pic));
 	/* With rotation the line served becomes the lowest. */
 	pic_write(&pic, MASTER, 0x80);
 	raise_edge(&pic, 3);

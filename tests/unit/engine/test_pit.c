@@ -111,6 +111,10 @@ static void a_year_at_full_speed_does_not_overflow(void **state)
 	program(&pit, &world, 0, 2, 2);
 	uint64_t later = world.now + 365ull * 86400 * 1000000000;
 	assert_int_equal(pit_due(&pit, later), PIT_BACKLOG_MAX);
+	program(&pit, &world, 0, 2, 0);
+	uint64_t clocks = 36000ull * PIT_HZ;
+	assert_int_equal(pit_due(&pit, world.now + 36000ull * 1000000000), clocks / 65536);
+	program(&pit, &world, 0, 2, 2);
 	pit.channel[0].ticked = 1ull << 44;
 	assert_true(pit_deadline(&pit) == world.now + ns_of(((1ull << 44) + 1) * 2));
 	pit.channel[0].ticked = UINT64_MAX;

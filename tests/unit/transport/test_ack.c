@@ -10,7 +10,8 @@ static struct ack_block block;
 
 static struct ack_reader reader_of(enum ack_counter counter, uint64_t last)
 {
-	return (struct ack_reader){.block = &block, .secret = SECRET, .counter = counter, .last = last};
+	return (struct ack_reader){
+		.block = &block, .secret = SECRET, .counter = counter, .last = last};
 }
 
 static int clear(void **state)
@@ -92,16 +93,19 @@ static void pairs_of_other_counters_and_sessions_are_not_taken(void **state)
 	assert_int_equal(ack_read(&reader, 1000), 500);
 }
 
-/* A write of 16 bytes that stops, or is torn, at any byte: only the old pair or the new is taken. */
+/* A write of 16 bytes that stops, or is torn, at any byte: only the old pair or the new is taken.
+ */
 static void a_torn_pair_is_never_taken(void **state)
 {
 	(void)state;
 	uint64_t random = 9, old_value = 0x00ff00ff00ff00f8;
 	for (int round = 0; round < 200; round++) {
-		uint64_t new_value = old_value + 8 * (1 + next_random(&random) % (1u << (round % 24 + 1)));
+		uint64_t new_value =
+			old_value + 8 * (1 + next_random(&random) % (1u << (round % 24 + 1)));
 		uint64_t old_pair[2] = {old_value, ack_check_word(SECRET, ACK_REPLAYED, old_value)};
 		uint64_t new_pair[2] = {new_value, ack_check_word(SECRET, ACK_REPLAYED, new_value)};
-		for (unsigned taken = 0; taken < 1u << 16; taken += 1 + (unsigned)(next_random(&random) % 97)) {
+		for (unsigned taken = 0; taken < 1u << 16;
+			taken += 1 + (unsigned)(next_random(&random) % 97)) {
 			uint64_t mixed[2];
 			for (unsigned i = 0; i < 16; i++)
 				((uint8_t *)mixed)[i] = taken >> i & 1 ? ((uint8_t *)new_pair)[i]

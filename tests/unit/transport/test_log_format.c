@@ -127,11 +127,13 @@ static void a_stamp_names_one_lsn_of_one_session(void **state)
 		for (int which = STAMP_HEADER; which <= STAMP_TRAILER; which++) {
 			uint64_t stamp = log_stamp(SECRET, lsn, (enum log_stamp)which);
 			assert_int_not_equal(stamp, lsn);
-			assert_int_not_equal(stamp, log_stamp(SECRET, lsn + 8, (enum log_stamp)which));
+			assert_int_not_equal(
+				stamp, log_stamp(SECRET, lsn + 8, (enum log_stamp)which));
 			assert_int_not_equal(
 				stamp, log_stamp(SECRET, lsn + 65536, (enum log_stamp)which));
 			assert_int_not_equal(stamp, log_stamp(other, lsn, (enum log_stamp)which));
-			assert_int_not_equal(stamp, log_stamp(SECRET, lsn, (enum log_stamp)!which));
+			assert_int_not_equal(
+				stamp, log_stamp(SECRET, lsn, (enum log_stamp) !which));
 		}
 	}
 }
@@ -245,8 +247,8 @@ static void an_entry_of_another_session_is_never_valid(void **state)
 	assert_no_mixture_is_valid(old, size);
 }
 
-/* A client sends frames that hold entries which would be right but for the secret, and copies of real
- * entries of other LSNs (were it ever to see some). No offset of such a frame is an entry. */
+/* A client sends frames that hold entries which would be right but for the secret, and copies of
+ * real entries of other LSNs (were it ever to see some). No offset of such a frame is an entry. */
 static void entries_inside_a_frame_are_never_valid(void **state)
 {
 	(void)state;
@@ -256,7 +258,8 @@ static void entries_inside_a_frame_are_never_valid(void **state)
 		uint64_t inner = 16, base = LSN + LOG_HEADER_SIZE;
 		while (inner + log_entry_size(FRAME) <= sizeof frame) {
 			uint64_t secret = guess % 2 ? guess : SECRET;
-			uint64_t lsn = guess % 2 ? base + inner : base + inner - 65536 * (guess + 1);
+			uint64_t lsn =
+				guess % 2 ? base + inner : base + inner - 65536 * (guess + 1);
 			inner += encode_frame(frame + inner, secret, lsn);
 		}
 		log_encode(whole, SECRET, LSN, LOG_NET_RX, 1, 1, frame, sizeof frame);
@@ -273,14 +276,15 @@ static void entries_inside_a_frame_are_never_valid(void **state)
 static void no_byte_is_read_behind_what_is_available(void **state)
 {
 	(void)state;
-	uint8_t *pages = mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *pages =
+		mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_ptr_not_equal(pages, MAP_FAILED);
 	assert_int_equal(mprotect(pages + 4096, 4096, PROT_NONE), 0);
 	size_t size = encode_frame(whole, SECRET, LSN);
 	for (size_t available = 0; available <= size; available++) {
 		uint8_t *at = pages + 4096 - available;
 		memcpy(at, whole, available);
-		enum log_verdict expected = available < 8	 ? LOG_ABSENT
+		enum log_verdict expected = available < 8      ? LOG_ABSENT
 					    : available < size ? LOG_PARTIAL
 							       : LOG_VALID;
 		assert_int_equal(judge(at, available), expected);
@@ -328,11 +332,11 @@ static void lengths_that_a_kind_does_not_allow_are_refused(void **state)
 				continue;
 			log_encode(whole, SECRET, LSN, LOG_CONSOLE_RX, 1, 1, payload, length);
 			change_header(whole, 20, &kind, sizeof kind);
-			bool right = kind == LOG_TICK || kind == LOG_OUTPUT	   ? length == 16
-				     : kind == LOG_CLOCK || kind == LOG_MARK	   ? length == 8
-				     : kind == LOG_RELEASED || kind == LOG_END	   ? length == 8
-				     : kind == LOG_NET_RX			   ? length >= 14
-				     : kind == LOG_CONSOLE_RX;
+			bool right = kind == LOG_TICK || kind == LOG_OUTPUT    ? length == 16
+				     : kind == LOG_CLOCK || kind == LOG_MARK   ? length == 8
+				     : kind == LOG_RELEASED || kind == LOG_END ? length == 8
+				     : kind == LOG_NET_RX                      ? length >= 14
+							  : kind == LOG_CONSOLE_RX;
 			assert_int_equal(judge(whole, log_entry_size(length)),
 				right ? LOG_VALID : LOG_PARTIAL);
 		}
@@ -391,14 +395,19 @@ static void what_a_reader_would_refuse_is_not_encoded(void **state)
 	assert_aborts(encode_odd_lsn, NULL);
 }
 
-static void assert_described(enum log_kind kind, const void *bytes, uint32_t length, const char *expected)
+static void assert_described(
+	enum log_kind kind, const void *bytes, uint32_t length, const char *expected)
 {
-	struct log_entry entry = {.lsn = 4096, .position = 1234, .kind = kind, .length = length,
-		.digest = 0x8fa3, .payload = bytes};
+	struct log_entry entry = {.lsn = 4096,
+		.position = 1234,
+		.kind = kind,
+		.length = length,
+		.digest = 0x8fa3,
+		.payload = bytes};
 	char text[256], head[128];
 	log_describe(&entry, text, sizeof text);
-	snprintf(head, sizeof head, "lsn=4096 pos=1234 %s len=%u digest=00008fa3", log_kind_name(kind),
-		length);
+	snprintf(head, sizeof head, "lsn=4096 pos=1234 %s len=%u digest=00008fa3",
+		log_kind_name(kind), length);
 	assert_memory_equal(text, head, strlen(head));
 	assert_string_equal(text + strlen(head), expected);
 	for (size_t size = 1; size < 100; size++) {
@@ -430,8 +439,8 @@ static void an_entry_is_described_in_one_line(void **state)
 	assert_described(LOG_CONSOLE_RX, "a\"\n", 3, " text=\"a\\x22\\x0a\"");
 	assert_described(LOG_CONSOLE_RX, "0123456789012345678901234567890123456789", 40,
 		" text=\"01234567890123456789012345678901\"...");
-	assert_described(LOG_NET_RX, "\x01\x02\x03\x04\x05\x06\x11\x12\x13\x14\x15\x16\x08\x06....", 18,
-		" to=01:02:03:04:05:06 from=11:12:13:14:15:16 type=0806");
+	assert_described(LOG_NET_RX, "\x01\x02\x03\x04\x05\x06\x11\x12\x13\x14\x15\x16\x08\x06....",
+		18, " to=01:02:03:04:05:06 from=11:12:13:14:15:16 type=0806");
 	assert_described((enum log_kind)99, "", 0, "");
 	assert_string_equal(log_kind_name(LOG_DISK_DONE), "DISK_DONE");
 	assert_string_equal(log_kind_name((enum log_kind)0), "?");

@@ -10,8 +10,8 @@
 #define SECRET 0xabcdef12345u
 #define RING 65536u
 
-/* A backup's ring. Writes reach it at once, or, where `delayed`, when deliver() is called: until then
- * the pieces are only remembered, as a network card would. */
+/* A backup's ring. Writes reach it at once, or, where `delayed`, when deliver() is called: until
+ * then the pieces are only remembered, as a network card would. */
 struct far {
 	uint8_t *ring;
 	uint64_t start, written, consumed;
@@ -22,7 +22,7 @@ struct far {
 	struct {
 		uint64_t lsn;
 		struct iovec piece;
-	} pending[64];
+	} pending[256];
 	unsigned pending_count;
 	struct log_reader reader;
 };
@@ -53,7 +53,7 @@ static int far_write(void *context, uint64_t lsn, const struct iovec *pieces, in
 		return far.error;
 	assert_int_equal(lsn, far.expected);
 	for (int i = 0; i < count; i++) {
-		assert_true(far.pending_count < 64);
+		assert_true(far.pending_count < 256);
 		far.pending[far.pending_count].lsn = lsn;
 		far.pending[far.pending_count++].piece = pieces[i];
 		lsn += pieces[i].iov_len;
@@ -169,8 +169,10 @@ static void the_log_is_whole_from_every_offset_of_the_ring(void **state)
 	for (uint64_t offset = RING - 704; offset <= RING + 8; offset += 8) {
 		start_at(3 * RING + offset % RING);
 		uint64_t one = offset, two = offset + 1, end;
-		assert_int_equal(log_writer_append(writer, LOG_NET_RX, one, 0, payload, 300, NULL), 0);
-		assert_int_equal(log_writer_append(writer, LOG_NET_RX, two, 0, payload, 301, &end), 0);
+		assert_int_equal(
+			log_writer_append(writer, LOG_NET_RX, one, 0, payload, 300, NULL), 0);
+		assert_int_equal(
+			log_writer_append(writer, LOG_NET_RX, two, 0, payload, 301, &end), 0);
 		assert_int_equal(log_writer_flush(writer), 0);
 		struct log_entry entry;
 		for (uint32_t i = 0; i < 2; i++) {
@@ -203,7 +205,8 @@ static void a_full_ring_stops_the_writer_until_the_consumer_has_gone_on(void **s
 		assert_true(log_writer_head(writer) + log_entry_size(frame_length(next)) >
 			    far.consumed + RING);
 		assert_int_equal(log_writer_flush(writer), 0);
-		/* deliver() has seen that nothing was overwritten; all that was not consumed is there. */
+		/* deliver() has seen that nothing was overwritten; all that was not consumed is
+		 * there. */
 		while (far.reader.next < far.expected)
 			expect(read++);
 		uint64_t gap = far.reader.next - far.consumed;
@@ -240,7 +243,8 @@ static void staged_bytes_stay_until_they_are_written(void **state)
 		next++;
 		assert_int_equal(log_writer_flush(writer), 0);
 	}
-	/* The consumer sets no limit: the writer stops only because nothing has left its staging ring. */
+	/* The consumer sets no limit: the writer stops only because nothing has left its staging
+	 * ring. */
 	assert_true(log_writer_head(writer) > RING - 2048);
 	assert_int_equal(append(next, NULL), -EAGAIN);
 	far.consumed = log_writer_head(writer);
@@ -274,7 +278,8 @@ static void a_flush_is_due_by_size_or_by_age(void **state)
 	assert_true(log_writer_flush_due(writer, after + FLUSH_NS));
 	assert_int_equal(log_writer_flush(writer), 0);
 	assert_false(log_writer_flush_due(writer, after + FLUSH_NS));
-	for (uint64_t i = 1; log_writer_head(writer) - log_writer_flushed(writer) < FLUSH_BYTES; i++) {
+	for (uint64_t i = 1; log_writer_head(writer) - log_writer_flushed(writer) < FLUSH_BYTES;
+		i++) {
 		assert_false(log_writer_flush_due(writer, now));
 		assert_int_equal(append(i, NULL), 0);
 	}
@@ -296,7 +301,8 @@ static void a_failed_write_is_reported_and_loses_nothing(void **state)
 static void an_entry_larger_than_the_ring_is_an_error(void **state)
 {
 	(void)state;
-	assert_int_equal(log_writer_append(writer, LOG_NET_RX, 1, 0, payload, LOG_PAYLOAD_MAX, NULL),
+	assert_int_equal(
+		log_writer_append(writer, LOG_NET_RX, 1, 0, payload, LOG_PAYLOAD_MAX, NULL),
 		-EMSGSIZE);
 	assert_int_equal(
 		log_writer_append(writer, LOG_NET_RX, 1, 0, payload, LOG_PAYLOAD_MAX + 1, NULL),
@@ -310,7 +316,8 @@ static void impossible_rings_are_refused(void **state)
 	(void)state;
 	struct log_writer *none = NULL;
 	assert_int_equal(log_writer_create(&none, &far_sink, &far, 32768, SECRET, 0), -EINVAL);
-	assert_int_equal(log_writer_create(&none, &far_sink, &far, 65536 + 4096, SECRET, 0), -EINVAL);
+	assert_int_equal(
+		log_writer_create(&none, &far_sink, &far, 65536 + 4096, SECRET, 0), -EINVAL);
 	assert_int_equal(log_writer_create(&none, &far_sink, &far, RING, SECRET, 4), -EINVAL);
 	assert_null(none);
 }

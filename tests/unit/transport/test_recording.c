@@ -25,18 +25,20 @@ static void write_recording(void)
 {
 	struct recording *recording;
 	struct log_writer *writer;
-	assert_int_equal(recording_create(&recording, path, SECRET, START, state_blob, sizeof state_blob,
-				 memory, MEMORY),
+	assert_int_equal(recording_create(&recording, path, SECRET, START, state_blob,
+				 sizeof state_blob, memory, MEMORY),
 		0);
 	assert_int_equal(
 		log_writer_create(&writer, &recording_sink, recording, 65536, SECRET, START), 0);
 	for (uint64_t i = 0; i < FRAMES; i++) {
-		assert_int_equal(log_writer_append(writer, LOG_NET_RX, i, 7, memory, lengths[i], NULL), 0);
+		assert_int_equal(
+			log_writer_append(writer, LOG_NET_RX, i, 7, memory, lengths[i], NULL), 0);
 		if (i != 1)
 			assert_int_equal(log_writer_flush(writer), 0);
 	}
 	struct log_ending ending = {.reason = LOG_END_STOPPED};
-	assert_int_equal(log_writer_append(writer, LOG_END, FRAMES, 7, &ending, sizeof ending, NULL), 0);
+	assert_int_equal(
+		log_writer_append(writer, LOG_END, FRAMES, 7, &ending, sizeof ending, NULL), 0);
 	assert_int_equal(log_writer_flush(writer), 0);
 	log_writer_destroy(writer);
 	assert_int_equal(recording_close(recording), 0);
@@ -260,7 +262,8 @@ static void lengths_that_lie_are_not_followed(void **state)
 		assert_int_equal(open_bytes(&view, copy, file_size), -EBADMSG);
 	}
 	free(copy);
-	/* The memory may be as large as it likes: it is the engine that decides whether it has as much. */
+	/* The memory may be as large as it likes: it is the engine that decides whether it has as
+	 * much. */
 }
 
 static void what_is_no_recording_is_said_to_be_none(void **state)
@@ -282,20 +285,23 @@ static void an_existing_file_is_not_overwritten(void **state)
 {
 	(void)state;
 	struct recording *recording;
-	assert_int_equal(recording_create(&recording, path, 1, 0, state_blob, 8, memory, MEMORY), -EEXIST);
+	assert_int_equal(
+		recording_create(&recording, path, 1, 0, state_blob, 8, memory, MEMORY), -EEXIST);
 	assert_non_null(strstr(fail_message(), path));
 	struct recording_view view;
 	assert_int_equal(recording_open(&view, path), 0);
 	recording_view_close(&view);
 	assert_int_equal(
-		recording_create(&recording, "/nonexistent/file", 1, 0, NULL, 0, memory, MEMORY), -ENOENT);
+		recording_create(&recording, "/nonexistent/file", 1, 0, NULL, 0, memory, MEMORY),
+		-ENOENT);
 }
 
 static void what_is_not_a_regular_file_can_be_written(void **state)
 {
 	(void)state;
 	struct recording *recording;
-	assert_int_equal(recording_create(&recording, "/dev/null", 1, 0, NULL, 0, memory, MEMORY), 0);
+	assert_int_equal(
+		recording_create(&recording, "/dev/null", 1, 0, NULL, 0, memory, MEMORY), 0);
 	assert_int_equal(recording_close(recording), 0);
 	assert_int_equal(
 		recording_create(&recording, "/dev/full", 1, 0, NULL, 0, memory, MEMORY), -ENOSPC);
@@ -306,7 +312,8 @@ static void what_is_not_a_regular_file_can_be_written(void **state)
 static void a_recording_that_cannot_be_finished_leaves_no_file(void **state)
 {
 	(void)state;
-	/* A link to a full device would be a device; a size limit is what a regular file can run into. */
+	/* A link to a full device would be a device; a size limit is what a regular file can run
+	 * into. */
 	pid_t child = fork();
 	assert_true(child >= 0);
 	if (child == 0) {
@@ -314,7 +321,8 @@ static void a_recording_that_cannot_be_finished_leaves_no_file(void **state)
 		REQUIRE(setrlimit(RLIMIT_FSIZE, &(struct rlimit){5000, 5000}) == 0);
 		struct recording *recording;
 		unlink(damaged);
-		REQUIRE(recording_create(&recording, damaged, 1, 0, NULL, 0, memory, MEMORY) == -EFBIG);
+		REQUIRE(recording_create(&recording, damaged, 1, 0, NULL, 0, memory, MEMORY) ==
+			-EFBIG);
 		REQUIRE(access(damaged, F_OK) < 0);
 		_exit(0);
 	}
@@ -335,7 +343,8 @@ static void memory_with_many_pages_survives(void **state)
 	}
 	unlink(damaged);
 	struct recording *recording;
-	assert_int_equal(recording_create(&recording, damaged, 1, 0, NULL, 0, large, PAGES * PAGE), 0);
+	assert_int_equal(
+		recording_create(&recording, damaged, 1, 0, NULL, 0, large, PAGES * PAGE), 0);
 	assert_int_equal(recording_close(recording), 0);
 	struct recording_view view;
 	assert_int_equal(recording_open(&view, damaged), 0);
@@ -357,7 +366,8 @@ static void a_gap_in_a_recording_stops_the_process(void **state)
 {
 	(void)state;
 	struct recording *recording;
-	assert_int_equal(recording_create(&recording, "/dev/null", 1, 0, NULL, 0, memory, MEMORY), 0);
+	assert_int_equal(
+		recording_create(&recording, "/dev/null", 1, 0, NULL, 0, memory, MEMORY), 0);
 	assert_aborts(write_out_of_order, recording);
 	assert_int_equal(recording_close(recording), 0);
 }

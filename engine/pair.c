@@ -1,0 +1,592 @@
+#include "engine/pair.h"
+
+#include "base/check.h"
+#include "engine/commands.h"
+#include "engine/elf.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RETRY_NS 250000000u
+#define ARBITER_NS 1000000000u
+#define LAST_OUTPUTS_MS 2000u
+
+static void on_connection(evutil_socket_t fd, short what, void *context);
+static void on_heartbeat(evutil_socket_t fd, short what, void *context);
+
+void pair_halt(struct pair *pair, int status)
+{
+	if (pair->role == ROLE_HALTED)
+		return;
+	role_change(&pair->role, ROLE_HALTED);
+	pair->status = status;
+	event_base_loopbreak(pair->host.base);
+}
+
+/* ---- the session's events ---- */
+
+static void watch_session(struct pair *pair)
+{
+	struct session *session = pair->session;
+	pair->on_heartbeat = event_new(pair->host.base, session->udp, EV_READ | EV_PERSIST, on_heartbeat, pair);
+	event_add(pair->on_heartbeat, NULL);
+	int fd = session->provider->fd(session->connection);
+	if (fd >= 0) {
+		pair->on_connection = event_new(pair->host.base, fd, EV_READ | EV_PERSIST, on_connection, pair);
+		event_add(pair->on_connection, NULL);
+	}
+	pair->beat_seen = pair->flushed_seen = 0;
+	pair->beat_ns = now_ns();
+	pair->broken_said = false;
+	atomic_store(&pair->broken, false);
+}
+
+static void unwatch_session(struct pair *pair)
+{
+	struct event **events[] = {&pair->on_connection, &pair->on_heartbeat};
+	for (unsigned i = 0; i < 2; i++) {
+		if (*events[i])
+			event_free(*events[i]);
+		*events[i] = NULL;
+	}
+}
+
+void pair_drop_session(struct pair *pair)
+{
+	unwatch_session(pair);
+	session_close(pair->session);
+	pair->session = NULL;
+}
+
+/* ---- protecting ---- */
+
+/* Solo: finds a standby, copies the guest to it, and is its primary. */
+static void protect(struct pair *pair)
+{
+	struct host *host = &pair->host;
+	bool committed = false;
+	role_change(&pair->role, ROLE_CLONING);
+	int error = session_connect(&pair->session, host, host->config->standby, pair->sessions + 1, pair->arbiter,
+		pair->generation);
+	if (error) {
+		if (error != -ECONNREFUSED && error != -ETIMEDOUT && error != -ENOENT && !pair->broken_said)
+			say("no standby at %s: %s", host->config->standby, fail_message());
+		pair->broken_said = error != -ECONNREFUSED;
+		role_change(&pair->role, ROLE_SOLO);
+		return;
+	}
+	pair->sessions++;
+	struct session *session = pair->session;
+	const struct commit commit = {
+		.session = session->id, .reached = session_committed, .context = session};
+	host_set_commit(host, &commit, session->provider->bell(session->connection));
+	error = session_clone(session, host, &committed);
+	if (!committed) {
+		say("the clone to %s failed, going on alone: %s", host->config->standby, fail_message());
+		const struct commit none = {.session = SESSION_ALONE};
+		host_set_commit(host, &none, NULL);
+		pair_drop_session(pair);
+		role_change(&pair->role, ROLE_SOLO);
+		return;
+	}
+	watch_session(pair);
+	session->heard_ns = now_ns();
+	role_change(&pair->role, ROLE_PRIMARY);
+	say("protected by %s: %.1f MiB copied, the guest stood still for %.1f ms", host->config->standby,
+		(double)session->clone_bytes / (1u << 20), (double)session->clone_ns / 1e6);
+	if (error)
+		failover_backup_lost(pair, "it did not take the clone's last message");
+}
+
+/* ---- following ---- */
+
+static void replay_progress(void *context)
+{
+	struct pair *pair = context;
+	receiver_progress(&pair->session->receiver);
+}
+
+static void replay_drained(void *context)
+{
+	struct pair *pair = context;
+	host_wake(&pair->host);
+}
+
+static void receiver_broken(void *context)
+{
+	struct pair *pair = context;
+	atomic_store(&pair->broken, true);
+	host_wake(&pair->host);
+}
+
+static uint64_t released_elsewhere(void *context)
+{
+	const struct session *session = context;
+	return atomic_load_explicit(&session->receiver.released, memory_order_acquire);
+}
+
+static void stop_listening(struct pair *pair)
+{
+	if (pair->on_listener)
+		event_free(pair->on_listener);
+	pair->on_listener = NULL;
+	if (pair->listener)
+		pair->provider->listener_close(pair->listener);
+	pair->listener = NULL;
+}
+
+/* Standby: a primary has connected. */
+static void on_primary(evutil_socket_t fd, short what, void *context)
+{
+	struct pair *pair = context;
+	struct host *host = &pair->host;
+	(void)fd, (void)what;
+	role_change(&pair->role, ROLE_RECEIVING);
+	int error = session_accept(
+		&pair->session, host, pair->provider, pair->listener, pair->arbiter, &pair->replay);
+	if (error) {
+		if (error != -EAGAIN)
+			say("a primary was not accepted: %s", fail_message());
+		role_change(&pair->role, ROLE_STANDBY);
+		return;
+	}
+	struct session *session = pair->session;
+	pair->generation = session->generation;
+	pair->sessions = session->id;
+	pair->replay.progress = replay_progress;
+	pair->replay.drained_now = replay_drained;
+	pair->replay.context = pair;
+	session->receiver.broken = receiver_broken;
+	session->receiver.context = pair;
+	const struct commit commit = {
+		.session = session->id, .reached = released_elsewhere, .context = session};
+	host_set_commit(host, &commit, NULL);
+	watch_session(pair);
+	session->heard_ns = now_ns();
+	role_change(&pair->role, ROLE_BACKUP);
+	stop_listening(pair);
+	error = host_start_machine(host);
+	if (!error)
+		error = receiver_start(&session->receiver);
+	if (error) {
+		pair_halt(pair, command_failed(error));
+		return;
+	}
+	say("following the primary of VM %s, generation %" PRIu64, host->config->name, pair->generation);
+}
+
+/* ---- watching ---- */
+
+static void beat(struct pair *pair, uint32_t flags)
+{
+	struct session *session = pair->session;
+	struct heartbeat heartbeat = {.generation = pair->generation, .flags = flags};
+	if (pair->role == ROLE_PRIMARY)
+		heartbeat.progress = atomic_load(&pair->host.live.flushed);
+	else
+		heartbeat.progress = atomic_load(&pair->replay.applied);
+	if (pair->stop_wanted)
+		heartbeat.flags |= HEARTBEAT_STOP_REQUESTED;
+	session_beat(session, &heartbeat);
+}
+
+/* What the other side's heartbeats, acks and log say about it; NULL: it lives. */
+static const char *silent(struct pair *pair, uint64_t now)
+{
+	uint64_t timeout = (uint64_t)pair->host.config->timeout_ms * 1000000u;
+	struct session *session = pair->session;
+	if (now - session->heard_ns > timeout)
+		return "no heartbeat";
+	if (pair->role == ROLE_PRIMARY) {
+		uint64_t beats = ack_read(&session->beat, UINT64_MAX);
+		if (beats != pair->beat_seen) {
+			pair->beat_seen = beats;
+			pair->beat_ns = now;
+		}
+		return now - pair->beat_ns > timeout ? "no acks" : NULL;
+	}
+	/* A primary whose ring is full cannot write; then there is enough to do here. */
+	bool idle = atomic_load(&pair->replay.applied) == atomic_load(&pair->replay.limit);
+	uint64_t heard = atomic_load(&session->receiver.heard_ns);
+	return idle && now > heard && now - heard > timeout ? "no log" : NULL;
+}
+
+static void stop_machine(struct machine *m, void *argument)
+{
+	(void)argument;
+	live_stop(m);
+}
+
+/* doppel stop, here or on the other side. */
+static void stop_vm(struct pair *pair)
+{
+	switch (pair->role) {
+	case ROLE_SOLO:
+	case ROLE_PRIMARY:
+		machine_call(&pair->host.machine, MACHINE_ANYWHERE, stop_machine, NULL);
+		break;
+	case ROLE_BACKUP:
+		pair->stop_wanted = true; /* the primary hears of it with the next heartbeat */
+		break;
+	default:
+		pair_halt(pair, STATUS_OK);
+		break;
+	}
+}
+
+static void heard(struct pair *pair)
+{
+	struct session *session = pair->session;
+	session_hear(session);
+	if (pair->role == ROLE_PRIMARY && (session->heard.flags & HEARTBEAT_STOP_REQUESTED))
+		stop_vm(pair);
+}
+
+/* The other side's connection has ended. */
+static void connection_lost(struct pair *pair)
+{
+	heard(pair); /* its last word may have come by the other way */
+	bool leaving = (pair->session->heard.flags & HEARTBEAT_LEAVING) != 0;
+	unwatch_session(pair);
+	if (pair->role == ROLE_PRIMARY)
+		failover_backup_lost(pair, leaving ? "it has left" : "its connection ended");
+	else if (pair->role == ROLE_BACKUP && leaving && machine_ended(&pair->host.machine))
+		pair_halt(pair, host_verdict(&pair->host));
+	else if (pair->role == ROLE_BACKUP)
+		failover_suspect(pair, leaving ? "it has left" : "its connection ended");
+}
+
+static void on_connection(evutil_socket_t fd, short what, void *context)
+{
+	struct pair *pair = context;
+	struct session *session = pair->session;
+	uint8_t nothing[8];
+	size_t length;
+	(void)fd, (void)what;
+	/* No message is due here: whatever it is, the connection is of no use any more. */
+	int error = session->provider->recv(session->connection, nothing, sizeof nothing, &length, 0);
+	if (error != -ETIMEDOUT)
+		connection_lost(pair);
+}
+
+static void on_heartbeat(evutil_socket_t fd, short what, void *context)
+{
+	(void)fd, (void)what;
+	heard(context);
+}
+
+static void tick_solo(struct pair *pair, uint64_t now)
+{
+	const struct config *config = pair->host.config;
+	if (machine_ended(&pair->host.machine))
+		return;
+	if (now - pair->arbiter_ns >= ARBITER_NS) {
+		uint64_t newest;
+		pair->arbiter_ns = now;
+		if (arbiter_current(pair->arbiter, &newest) == 0 && newest > pair->generation) {
+			say("deposed: generation %" PRIu64 " of VM %s exists; halting", newest, config->name);
+			pair_halt(pair, STATUS_DEPOSED);
+			return;
+		}
+	}
+	if (config->standby && now >= pair->quiet_until_ns) {
+		pair->quiet_until_ns = now + RETRY_NS;
+		protect(pair);
+	}
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *context)
+{
+	struct pair *pair = context;
+	uint64_t now = now_ns();
+	/* After a standstill of this process (SIGSTOP, a suspended host) the other side's silence is
+	 * only ours: what it sent meanwhile is still to be read. */
+	bool stood_still = now - pair->tick_ns > (uint64_t)pair->host.config->timeout_ms * 500000u;
+	(void)fd, (void)what;
+	pair->tick_ns = now;
+	if (pair->announcements > 0 && pair->role != ROLE_BACKUP) {
+		pair->announcements--;
+		host_announce(&pair->host);
+	}
+	if (pair->role == ROLE_SOLO) {
+		tick_solo(pair, now);
+		return;
+	}
+	if (pair->role == ROLE_LIVE && (machine_ended(&pair->host.machine) || atomic_load(&pair->replay.drained))) {
+		failover_take_over(pair);
+		return;
+	}
+	if (pair->role != ROLE_PRIMARY && pair->role != ROLE_BACKUP)
+		return;
+	if (!pair->on_heartbeat) { /* fenced: only the arbiter's answer is missing */
+		failover_go_alone(pair);
+		return;
+	}
+	beat(pair, 0);
+	heard(pair);
+	if (pair->role == ROLE_PRIMARY && !machine_ended(&pair->host.machine)) {
+		uint64_t flushed = atomic_load(&pair->host.live.flushed);
+		if (flushed == pair->flushed_seen)
+			live_beat(&pair->host.machine);
+		pair->flushed_seen = flushed;
+	}
+	const char *why = stood_still ? NULL : silent(pair, now);
+	if (!why)
+		return;
+	unwatch_session(pair);
+	if (pair->role == ROLE_PRIMARY)
+		failover_backup_lost(pair, why);
+	else
+		failover_suspect(pair, why);
+}
+
+/* ---- ends ---- */
+
+/* The machine of a live process has ended by itself or by request: its last outputs leave first. */
+static void finish_live(struct pair *pair)
+{
+	if (!host_drain(&pair->host, LAST_OUTPUTS_MS))
+		say("the guest has ended, but the last outputs were not acknowledged and did not leave");
+	if (pair->session)
+		beat(pair, HEARTBEAT_LEAVING);
+	pair_halt(pair, host_verdict(&pair->host));
+}
+
+static void on_woken(void *context)
+{
+	struct pair *pair = context;
+	struct machine *m = &pair->host.machine;
+	bool ended = pair->host.has_machine && machine_ended(m);
+	switch (pair->role) {
+	case ROLE_SOLO:
+	case ROLE_PRIMARY:
+		if (ended)
+			finish_live(pair);
+		break;
+	case ROLE_BACKUP:
+		if (atomic_load(&pair->broken)) {
+			unwatch_session(pair);
+			failover_suspect(pair, "its log is damaged");
+		} else if (ended && m->verdict != MACHINE_ENDED && m->verdict != MACHINE_STOPPED) {
+			/* It has diverged or failed: the acks freeze and the primary goes on without it. */
+			receiver_stop(&pair->session->receiver);
+			pair->session->provider->fence(pair->session->connection);
+			pair_halt(pair, host_verdict(&pair->host));
+		}
+		/* One that has ended in order stays until the primary has sent its last outputs. */
+		break;
+	case ROLE_LIVE:
+		if (ended && m->verdict != MACHINE_ENDED && m->verdict != MACHINE_STOPPED)
+			pair_halt(pair, host_verdict(&pair->host));
+		else if (ended || atomic_load(&pair->replay.drained))
+			failover_take_over(pair);
+		break;
+	default:
+		break;
+	}
+}
+
+static void leave_machine(struct machine *m, void *argument)
+{
+	(void)argument;
+	machine_end(m, MACHINE_STOPPED, NULL);
+}
+
+/* SIGTERM or SIGINT: this process goes. A protected guest goes on at the other side. */
+static void on_leave(void *context)
+{
+	struct pair *pair = context;
+	if (pair->role == ROLE_SOLO) {
+		stop_vm(pair);
+		return;
+	}
+	if (pair->role == ROLE_PRIMARY)
+		say("leaving: VM %s goes on at the backup", pair->host.config->name);
+	if (pair->session)
+		beat(pair, HEARTBEAT_LEAVING);
+	pair_halt(pair, STATUS_OK);
+}
+
+static void on_stop(void *context)
+{
+	stop_vm(context);
+}
+
+/* ---- status ---- */
+
+static void put(json_t *object, const char *key, uint64_t value)
+{
+	json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+static void put_ms(json_t *object, const char *key, uint64_t ns)
+{
+	json_object_set_new(object, key, json_real((double)ns / 1e6));
+}
+
+static void on_status(void *context, json_t *status)
+{
+	struct pair *pair = context;
+	struct session *session = pair->session;
+	json_object_set_new(status, "role", json_string(role_name(pair->role)));
+	put(status, "generation", pair->generation);
+	if (session)
+		json_object_set_new(status, "peer", json_string(session->peer));
+	if (session && pair->role == ROLE_PRIMARY) {
+		uint64_t flushed = atomic_load(&pair->host.live.flushed);
+		uint64_t replayed = session_replayed(session);
+		json_object_set_new(
+			status, "commit", json_string(session->commit == ACK_REPLAYED ? "replayed" : "received"));
+		put(status, "session", session->id);
+		put(status, "ring_bytes", session->ring);
+		put(status, "log_bytes", flushed);
+		put(status, "received_bytes", session_received(session));
+		put(status, "replayed_bytes", replayed);
+		put(status, "lag_bytes", flushed > replayed ? flushed - replayed : 0);
+		put(status, "clone_bytes", session->clone_bytes);
+		put_ms(status, "clone_ms", session->clone_ns);
+	}
+	if (session && (pair->role == ROLE_BACKUP || pair->role == ROLE_LIVE)) {
+		uint64_t limit = atomic_load(&pair->replay.limit), applied = atomic_load(&pair->replay.applied);
+		put(status, "session", session->id);
+		put(status, "received_bytes", limit);
+		put(status, "replayed_bytes", applied);
+		put(status, "lag_bytes", limit > applied ? limit - applied : 0);
+		put_ms(status, "lag_p50_ms", histogram_quantile(&pair->replay.lag, 0.5));
+		put_ms(status, "lag_p99_ms", histogram_quantile(&pair->replay.lag, 0.99));
+	}
+	if (pair->failover.count) {
+		json_t *failover = json_object();
+		put(failover, "count", pair->failover.count);
+		json_object_set_new(failover, "why", json_string(pair->failover.why));
+		put_ms(failover, "silence_ms", pair->failover.suspected_ns - pair->failover.heard_ns);
+		put_ms(failover, "replay_ms", pair->failover.drained_ns - pair->failover.suspected_ns);
+		put_ms(failover, "arbiter_ms", pair->failover.live_ns - pair->failover.drained_ns);
+		json_object_set_new(status, "failover", failover);
+	}
+}
+
+/* ---- the command ---- */
+
+/* A new VM's first generation, or with --take-over the next. */
+static int hold_generation(struct pair *pair)
+{
+	const struct config *config = pair->host.config;
+	uint64_t newest;
+	int error = arbiter_current(pair->arbiter, &newest);
+	if (error)
+		return error;
+	if (newest > 0 && !config->take_over)
+		return fail(EPERM,
+			"VM %s has run before (generation %" PRIu64 " in %s); if nobody runs it now, start with --take-over",
+			config->name, newest, config->arbiter);
+	if (arbiter_take(pair->arbiter, newest + 1) != ARBITER_WON)
+		return fail(EPERM, "generation %" PRIu64 " of VM %s could not be had: %s", newest + 1, config->name,
+			fail_message());
+	pair->generation = newest + 1;
+	return 0;
+}
+
+static int begin_primary(struct pair *pair)
+{
+	struct host *host = &pair->host;
+	const struct config *config = host->config;
+	const struct provider *provider;
+	const char *where;
+	uint64_t memory = config->memory ? config->memory : 16u << 20;
+	uint64_t entry;
+	int error = provider_find(config->standby, &provider, &where);
+	if (!error)
+		error = host_make_machine(host, memory, config->mac);
+	if (!error)
+		error = elf_load(&host->machine.memory, config->kernel, config->append, &entry);
+	if (!error)
+		error = vcpu_boot(&host->machine.vcpu, entry, memory);
+	if (!error)
+		error = hold_generation(pair);
+	if (error)
+		return error;
+	pair->role = ROLE_SOLO;
+	live_set_time(&host->live, 0, now_ns());
+	host_set_live(host, true);
+	return host_start_machine(host);
+}
+
+static int begin_standby(struct pair *pair)
+{
+	const struct config *config = pair->host.config;
+	const struct provider *next;
+	const char *where;
+	int error = config->standby ? provider_find(config->standby, &next, &where) : 0;
+	if (!error)
+		error = provider_find(config->listen, &pair->provider, &where);
+	if (!error)
+		error = pair->provider->listen(where, &pair->listener);
+	if (error)
+		return error;
+	pair->role = ROLE_STANDBY;
+	pair->on_listener = event_new(pair->host.base, pair->provider->listener_fd(pair->listener),
+		EV_READ | EV_PERSIST, on_primary, pair);
+	event_add(pair->on_listener, NULL);
+	say("waiting for a primary of VM %s at %s", config->name, config->listen);
+	return 0;
+}
+
+static int run_pair(struct pair *pair)
+{
+	const struct config *config = pair->host.config;
+	unsigned tick_ms = config->timeout_ms / 10;
+	struct timeval tick = {.tv_usec = (tick_ms < 5 ? 5 : tick_ms > 50 ? 50 : tick_ms) * 1000};
+	int error = arbiter_open(&pair->arbiter, config->arbiter, config->name);
+	if (!error)
+		error = config->command == COMMAND_PRIMARY ? begin_primary(pair) : begin_standby(pair);
+	if (error)
+		return command_failed(error);
+	pair->tick_ns = now_ns();
+	pair->on_tick = event_new(pair->host.base, -1, EV_PERSIST, on_tick, pair);
+	event_add(pair->on_tick, &tick);
+	event_base_dispatch(pair->host.base);
+	return pair->status;
+}
+
+/* The vCPU stops first, then the receiver: each uses what is closed behind it. */
+static void take_apart(struct pair *pair)
+{
+	struct host *host = &pair->host;
+	const struct commit none = {.session = SESSION_ALONE};
+	if (pair->session)
+		pair->session->provider->fence(pair->session->connection);
+	if (host->has_machine) {
+		machine_call(&host->machine, MACHINE_ANYWHERE, leave_machine, NULL);
+		machine_join(&host->machine);
+	}
+	if (pair->session)
+		receiver_stop(&pair->session->receiver);
+	host_set_commit(host, &none, NULL);
+	if (pair->session)
+		pair_drop_session(pair);
+	stop_listening(pair);
+	if (pair->on_tick)
+		event_free(pair->on_tick);
+	if (pair->arbiter)
+		arbiter_close(pair->arbiter);
+}
+
+int command_pair(const struct config *config)
+{
+	struct pair *pair = calloc(1, sizeof *pair);
+	if (!pair)
+		return command_failed(fail(ENOMEM, "no memory"));
+	const struct host_events events = {
+		.woken = on_woken, .leave = on_leave, .stop = on_stop, .status = on_status, .context = pair};
+	int error = host_open(&pair->host, config, &events);
+	int status = error ? command_failed(error) : run_pair(pair);
+	if (!error) {
+		take_apart(pair);
+		host_close(&pair->host);
+	}
+	free(pair);
+	return status;
+}

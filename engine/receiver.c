@@ -1,0 +1,133 @@
+#include "engine/receiver.h"
+
+#include "base/check.h"
+#include "base/crash_point.h"
+#include "engine/replay.h"
+
+#include <string.h>
+
+#define BATCH 64u
+#define SLEEP_NS 1000000u /* applied LSNs are looked at this often when nobody waits for them */
+
+/* Takes up to BATCH whole entries. Returns whether there were any. */
+static bool take(struct receiver *receiver, enum log_verdict *verdict)
+{
+	struct log_entry entry;
+	uint64_t before = receiver->reader.next;
+	*verdict = LOG_VALID;
+	for (unsigned n = 0; n < BATCH; n++) {
+		*verdict = log_reader_peek(&receiver->reader, &entry);
+		if (*verdict != LOG_VALID)
+			break;
+		CHECK(L1, entry.lsn == receiver->reader.next, "an entry at LSN %llu where %llu comes next",
+			(unsigned long long)entry.lsn, (unsigned long long)receiver->reader.next);
+		if (entry.kind == LOG_RELEASED) {
+			uint64_t lsn;
+			memcpy(&lsn, entry.payload, sizeof lsn);
+			if (lsn > atomic_load_explicit(&receiver->released, memory_order_relaxed) &&
+				lsn <= entry.lsn)
+				atomic_store_explicit(&receiver->released, lsn, memory_order_release);
+		}
+		log_reader_take(&receiver->reader, &entry);
+	}
+	if (receiver->reader.next == before)
+		return false;
+	CRASH_POINT("receive.checked");
+	replay_extend(receiver->machine, receiver->reader.next);
+	return true;
+}
+
+static void acknowledge(struct receiver *receiver, enum ack_counter counter, uint64_t value)
+{
+	if (atomic_load_explicit(&receiver->silent, memory_order_relaxed))
+		return;
+	CRASH_POINT("ack.before");
+	/* An error means that the connection is gone; the role logic hears of that by itself. */
+	if (receiver->provider->write_ack(receiver->connection, counter, value) == 0)
+		CRASH_POINT("ack.after");
+}
+
+static void *run(void *argument)
+{
+	struct receiver *receiver = argument;
+	struct idle idle = {
+		.bell = receiver->provider->bell(receiver->connection), .longest_ns = SLEEP_NS};
+	struct replay *replay = receiver->machine->replay;
+	uint64_t acked = 0, applied_acked = 0, beats = 0, beat_ns = 0, partial_ns = 0;
+	pthread_setname_np(pthread_self(), "receiver");
+	while (!atomic_load_explicit(&receiver->stopping, memory_order_acquire)) {
+		idle_watch(&idle);
+		enum log_verdict verdict;
+		bool busy = take(receiver, &verdict);
+		uint64_t now = now_ns();
+		if (busy) {
+			atomic_store_explicit(&receiver->heard_ns, now, memory_order_relaxed);
+			acked = receiver->reader.next;
+			acknowledge(receiver, ACK_RECEIVED, acked);
+		}
+		uint64_t applied = atomic_load_explicit(&replay->applied, memory_order_acquire);
+		if (applied > applied_acked) {
+			CHECK(L3, applied <= acked, "LSN %llu is applied, and only %llu was received",
+				(unsigned long long)applied, (unsigned long long)acked);
+			acknowledge(receiver, ACK_REPLAYED, applied);
+			acknowledge(receiver, ACK_CONSUMED, applied);
+			applied_acked = applied;
+			busy = true;
+		}
+		if (now - beat_ns >= RECEIVER_BEAT_NS) {
+			acknowledge(receiver, ACK_BEAT, ++beats);
+			beat_ns = now;
+		}
+		if (verdict != LOG_PARTIAL) {
+			partial_ns = 0;
+		} else if (partial_ns == 0) {
+			partial_ns = now;
+		} else if (now - partial_ns > RECEIVER_PARTIAL_NS) {
+			say("the log has been damaged at LSN %llu for a second: giving up the connection",
+				(unsigned long long)receiver->reader.next);
+			receiver->broken(receiver->context);
+			break;
+		}
+		if (busy)
+			idle_busy(&idle);
+		else
+			idle_pause(&idle);
+	}
+	return NULL;
+}
+
+int receiver_start(struct receiver *receiver)
+{
+	atomic_store(&receiver->heard_ns, now_ns());
+	int error = pthread_create(&receiver->thread, NULL, run, receiver);
+	if (error)
+		return fail(error, "cannot start the receiver's thread: %s", strerror(error));
+	receiver->running = true;
+	return 0;
+}
+
+void receiver_progress(struct receiver *receiver)
+{
+	if (receiver->prompt)
+		bell_ring(receiver->provider->bell(receiver->connection));
+}
+
+void receiver_stop(struct receiver *receiver)
+{
+	if (!receiver->running)
+		return;
+	atomic_store_explicit(&receiver->silent, true, memory_order_relaxed);
+	atomic_store_explicit(&receiver->stopping, true, memory_order_release);
+	bell_ring(receiver->provider->bell(receiver->connection));
+	pthread_join(receiver->thread, NULL);
+	receiver->running = false;
+}
+
+void receiver_finish(struct receiver *receiver)
+{
+	enum log_verdict verdict;
+	receiver_stop(receiver);
+	while (take(receiver, &verdict))
+		;
+	replay_end_log(receiver->machine);
+}

@@ -1,0 +1,506 @@
+#include "engine/session.h"
+
+#include "base/crash_point.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define MAGIC_HELLO 0x4c454844u /* "DHEL" */
+#define MAGIC_WELCOME 0x4c455744u
+#define MAGIC_STATE 0x41545344u
+#define MAGIC_COMMIT 0x4d4f4344u
+#define SESSION_VERSION 1u
+#define CONNECT_MS 300u
+#define ANSWER_MS 3000u
+#define CLONE_MS 60000u
+#define PAGE 4096u
+
+struct hello {
+	uint32_t magic, version, log_version, session;
+	char vm[ARBITER_NAME_MAX + 1];
+	uint8_t mac[6];
+	uint8_t pad;
+	char cpu[CPU_MODEL_NAME];
+	uint64_t cpu_digest, memory, ring, secret, generation, state_size;
+	char holder[33]; /* the tag in the generation's file: both must see the same arbiter */
+	uint8_t pad2[1];
+	uint16_t beat_port;
+	uint32_t commit;
+	char beat_host[64];
+};
+
+struct welcome {
+	uint32_t magic, refused;
+	uint16_t beat_port;
+	char beat_host[64];
+	char reason[190];
+};
+
+struct state_message {
+	uint32_t magic, size;
+	uint8_t blob[];
+};
+
+struct commit_message {
+	uint32_t magic, digest;
+	uint64_t generation, lsn, exits, memory_hash, state_hash;
+	uint64_t checksum; /* XXH3 of what stands before it, seeded by the secret */
+};
+
+static uint64_t commit_checksum(const struct commit_message *message, uint64_t secret)
+{
+	return XXH3_64bits_withSeed(message, offsetof(struct commit_message, checksum), secret);
+}
+
+static void copy_text(char *to, size_t size, const char *from)
+{
+	size_t length = strnlen(from, size - 1);
+	memcpy(to, from, length);
+	memset(to + length, 0, size - length);
+}
+
+static bool text_ends(const char *text, size_t size)
+{
+	return memchr(text, '\0', size) != NULL;
+}
+
+static struct session *session_new(void)
+{
+	struct session *session = calloc(1, sizeof *session);
+	if (session)
+		session->udp = -1;
+	return session;
+}
+
+static int open_beats(struct session *session, const struct host *host, uint16_t *port)
+{
+	*port = 0;
+	int fd = heartbeat_open(host->config->heartbeat, port);
+	if (fd < 0)
+		return fd;
+	session->udp = fd;
+	return 0;
+}
+
+static int begin_beats(struct session *session, const char *host, uint16_t port, enum heartbeat_side side)
+{
+	int error = heartbeat_peer(session->udp, host, port, &session->beat_to);
+	if (error)
+		return error;
+	copy_text(session->peer, sizeof session->peer, host);
+	heartbeat_begin(&session->beats, session->secret, side);
+	session->heard_ns = now_ns();
+	return 0;
+}
+
+/* Receives one message of exactly this size and magic. */
+static int expect(struct session *session, void *message, size_t size, uint32_t magic, const char *what,
+	unsigned timeout_ms)
+{
+	size_t length;
+	uint32_t found;
+	int error = session->provider->recv(session->connection, message, size, &length, timeout_ms);
+	if (error)
+		return error;
+	memcpy(&found, message, sizeof found);
+	if (length != size || found != magic)
+		return fail(EPROTO, "the peer's %s has %zu bytes and not %zu: is it the same version of Doppel?", what,
+			length, size);
+	return 0;
+}
+
+/* ---- primary: the sink of the log ---- */
+
+static int sink_write(void *context, uint64_t lsn, const struct iovec *pieces, int count)
+{
+	struct session *session = context;
+	return session->provider->write_log(session->connection, lsn, pieces, count);
+}
+
+static uint64_t sink_written(void *context)
+{
+	struct session *session = context;
+	return session->provider->written(session->connection);
+}
+
+static uint64_t sink_consumed(void *context, uint64_t head)
+{
+	struct session *session = context;
+	return ack_read(&session->consumed, head);
+}
+
+static const struct log_sink session_sink = {
+	.write = sink_write,
+	.written = sink_written,
+	.consumed = sink_consumed,
+};
+
+uint64_t session_committed(void *context)
+{
+	struct session *session = context;
+	return ack_read(&session->committed, atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+}
+
+uint64_t session_received(struct session *session)
+{
+	return ack_read(&session->received, atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+}
+
+uint64_t session_replayed(struct session *session)
+{
+	return ack_read(&session->replayed, atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+}
+
+/* ---- primary: the handshake ---- */
+
+static int greet(struct session *session, struct host *host, struct arbiter *arbiter)
+{
+	struct arbiter_holder holder;
+	struct hello hello = {.magic = MAGIC_HELLO,
+		.version = SESSION_VERSION,
+		.log_version = LOG_FORMAT_VERSION,
+		.session = session->id,
+		.cpu_digest = host->machine.vcpu.model.digest,
+		.memory = host->machine.memory.size,
+		.ring = session->ring,
+		.secret = session->secret,
+		.generation = session->generation,
+		.state_size = machine_state_size(),
+		.commit = session->commit};
+	int error = arbiter_holder(arbiter, session->generation, &holder);
+	if (!error)
+		error = open_beats(session, host, &hello.beat_port);
+	if (error)
+		return error;
+	copy_text(hello.vm, sizeof hello.vm, host->config->name);
+	copy_text(hello.cpu, sizeof hello.cpu, host->machine.vcpu.model.name);
+	copy_text(hello.holder, sizeof hello.holder, holder.tag);
+	copy_text(hello.beat_host, sizeof hello.beat_host, host->config->heartbeat);
+	memcpy(hello.mac, host->machine.announce.mac, sizeof hello.mac);
+	error = session->provider->send(session->connection, &hello, sizeof hello);
+	struct welcome welcome;
+	if (!error)
+		error = expect(session, &welcome, sizeof welcome, MAGIC_WELCOME, "answer", ANSWER_MS);
+	if (error)
+		return error;
+	if (!text_ends(welcome.reason, sizeof welcome.reason) ||
+		!text_ends(welcome.beat_host, sizeof welcome.beat_host))
+		return fail(EPROTO, "the standby's answer is damaged");
+	if (welcome.refused)
+		return fail(EPERM, "the standby refuses: %s", welcome.reason);
+	return begin_beats(session, welcome.beat_host, welcome.beat_port, HEARTBEAT_PRIMARY);
+}
+
+int session_connect(struct session **out, struct host *host, const char *address, uint32_t id,
+	struct arbiter *arbiter, uint64_t generation)
+{
+	const struct provider *provider;
+	const char *where;
+	int error = provider_find(address, &provider, &where);
+	if (error)
+		return error;
+	struct session *session = session_new();
+	if (!session)
+		return fail(ENOMEM, "no memory for a session");
+	session->provider = provider;
+	session->id = id;
+	session->ring = host->config->ring;
+	session->commit = host->config->commit;
+	session->generation = generation;
+	session->live = &host->live;
+	if (getrandom(&session->secret, sizeof session->secret, 0) != sizeof session->secret) {
+		error = fail(EIO, "the kernel gives no random bytes");
+		goto undo;
+	}
+	error = provider->connect(where, CONNECT_MS, &session->connection);
+	if (!error)
+		error = greet(session, host, arbiter);
+	if (!error)
+		error = provider->attach(
+			session->connection, session->ring, host->machine.memory.size, session->secret);
+	if (!error)
+		error = log_writer_create(
+			&session->log, &session_sink, session, session->ring, session->secret, 0);
+	if (error)
+		goto undo;
+	const struct ack_block *acks = provider->acks(session->connection);
+	session->committed = (struct ack_reader){acks, session->secret, session->commit, 0};
+	session->consumed = (struct ack_reader){acks, session->secret, ACK_CONSUMED, 0};
+	session->received = (struct ack_reader){acks, session->secret, ACK_RECEIVED, 0};
+	session->replayed = (struct ack_reader){acks, session->secret, ACK_REPLAYED, 0};
+	session->beat = (struct ack_reader){acks, session->secret, ACK_BEAT, 0};
+	*out = session;
+	return 0;
+
+undo:
+	session_close(session);
+	return error;
+}
+
+/* ---- the clone ---- */
+
+static bool page_is_zero(const uint8_t *page)
+{
+	/* Zero if the first byte is, and each byte equals the one before it. */
+	return page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0;
+}
+
+/* Hashes the pages that are not zero, with their addresses; a primary's `session` also sends them. */
+static int walk_memory(const struct guest_memory *memory, struct session *session, uint64_t *hash,
+	uint64_t *bytes)
+{
+	*hash = 0;
+	*bytes = 0;
+	for (uint64_t at = 0; at < memory->size; at += PAGE) {
+		const uint8_t *page = memory->base + at;
+		if (page_is_zero(page))
+			continue;
+		*hash = XXH3_64bits_withSeed(page, PAGE, *hash ^ at);
+		*bytes += PAGE;
+		int error = session ? session->provider->write_memory(session->connection, at, page, PAGE) : 0;
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+struct clone {
+	struct session *session;
+	struct state_message *state;
+	bool committed;
+	int error;
+	char message[256];
+};
+
+static int copy_machine(struct machine *m, struct clone *clone, struct commit_message *commit)
+{
+	struct session *session = clone->session;
+	size_t size = machine_state_size();
+	int error = walk_memory(&m->memory, session, &commit->memory_hash, &session->clone_bytes);
+	if (!error)
+		error = session->provider->finish_memory(session->connection, CLONE_MS);
+	session->provider->withdraw_memory(session->connection);
+	if (!error)
+		error = machine_save(m, clone->state->blob);
+	if (error)
+		return error;
+	commit->state_hash = XXH3_64bits(clone->state->blob, size);
+	return session->provider->send(session->connection, clone->state, sizeof *clone->state + size);
+}
+
+/* On the vCPU thread, which stands still meanwhile. */
+static void clone_machine(struct machine *m, void *argument)
+{
+	struct clone *clone = argument;
+	struct session *session = clone->session;
+	uint64_t began = now_ns();
+	struct commit_message commit = {.magic = MAGIC_COMMIT,
+		.digest = digest_word(&m->digest),
+		.generation = session->generation,
+		.exits = m->exits};
+	if (machine_ended(m)) {
+		clone->error = fail(ECANCELED, "the guest has ended");
+	} else {
+		clone->error = copy_machine(m, clone, &commit);
+	}
+	if (!clone->error) {
+		commit.checksum = commit_checksum(&commit, session->secret);
+		/* Outputs are held before the standby can know that it may go live. */
+		live_begin_log(m, session->log, session->id);
+		CRASH_POINT("clone.before");
+		clone->committed = true;
+		clone->error = session->provider->send(session->connection, &commit, sizeof commit);
+		CRASH_POINT("clone.after");
+	}
+	session->clone_ns = now_ns() - began;
+	copy_text(clone->message, sizeof clone->message, fail_message());
+}
+
+int session_clone(struct session *session, struct host *host, bool *committed)
+{
+	size_t size = machine_state_size();
+	struct clone clone = {.session = session, .state = malloc(sizeof *clone.state + size)};
+	if (!clone.state)
+		return fail(ENOMEM, "no memory for the machine's state");
+	*clone.state = (struct state_message){.magic = MAGIC_STATE, .size = (uint32_t)size};
+	machine_call(&host->machine, MACHINE_PAUSED, clone_machine, &clone);
+	free(clone.state);
+	*committed = clone.committed;
+	return clone.error ? fail(-clone.error, "%s", clone.message) : 0;
+}
+
+/* ---- standby ---- */
+
+static void refuse(struct session *session, const char *reason)
+{
+	struct welcome welcome = {.magic = MAGIC_WELCOME, .refused = 1};
+	copy_text(welcome.reason, sizeof welcome.reason, reason);
+	/* If the refusal does not arrive, the end of the connection does. */
+	if (session->provider->send(session->connection, &welcome, sizeof welcome) < 0)
+		return;
+}
+
+/* Whether this primary's guest can live here; everything in `hello` is hostile. */
+static int examine(const struct hello *hello, const struct host *host, const struct cpu_model *model,
+	struct arbiter *arbiter)
+{
+	const struct config *config = host->config;
+	struct arbiter_holder holder;
+	if (hello->version != SESSION_VERSION || hello->log_version != LOG_FORMAT_VERSION ||
+		hello->state_size != machine_state_size())
+		return fail(EPERM, "the primary is another version of Doppel; run the same on both hosts");
+	if (!text_ends(hello->vm, sizeof hello->vm) || !text_ends(hello->cpu, sizeof hello->cpu) ||
+		!text_ends(hello->beat_host, sizeof hello->beat_host) ||
+		!text_ends(hello->holder, sizeof hello->holder))
+		return fail(EPERM, "the primary's greeting is damaged");
+	if (strcmp(hello->vm, config->name) != 0)
+		return fail(EPERM, "this standby is for VM %s; give both sides the same --name", config->name);
+	if (hello->cpu_digest != model->digest)
+		return fail(EPERM, "the CPUs differ: %s there, %s here; a pair needs the same model", hello->cpu,
+			model->name);
+	if (config->memory && hello->memory != config->memory)
+		return fail(EPERM, "the guest has %llu MiB of memory, this standby expects %llu",
+			(unsigned long long)(hello->memory >> 20), (unsigned long long)(config->memory >> 20));
+	if (hello->memory < GUEST_MEMORY_MIN || hello->memory > GUEST_MEMORY_MAX || hello->memory % PAGE != 0 ||
+		hello->ring < LOG_RING_MIN || hello->ring > (1u << 30) || (hello->ring & (hello->ring - 1)) != 0 ||
+		hello->session == SESSION_ALONE ||
+		(hello->commit != ACK_RECEIVED && hello->commit != ACK_REPLAYED))
+		return fail(EPERM, "the primary's greeting asks for what cannot be");
+	if (arbiter_holder(arbiter, hello->generation, &holder) < 0 || strcmp(holder.tag, hello->holder) != 0)
+		return fail(EPERM,
+			"the two sides do not see the same arbiter: generation %llu is not the primary's in %s",
+			(unsigned long long)hello->generation, config->arbiter);
+	return 0;
+}
+
+static int answer(struct session *session, struct host *host, struct arbiter *arbiter)
+{
+	struct hello hello;
+	struct cpu_model model;
+	int error = expect(session, &hello, sizeof hello, MAGIC_HELLO, "greeting", ANSWER_MS);
+	if (error)
+		return error;
+	struct welcome welcome = {.magic = MAGIC_WELCOME};
+	/* The machine is made first: its CPU model is what the primary's is compared with. */
+	error = host_make_machine(host, hello.memory, hello.mac);
+	if (!error) {
+		model = host->machine.vcpu.model;
+		error = examine(&hello, host, &model, arbiter);
+	}
+	if (!error)
+		error = open_beats(session, host, &welcome.beat_port);
+	if (error) {
+		refuse(session, fail_message());
+		return error;
+	}
+	session->id = hello.session;
+	session->secret = hello.secret;
+	session->ring = hello.ring;
+	session->generation = hello.generation;
+	session->commit = (enum ack_counter)hello.commit;
+	copy_text(welcome.beat_host, sizeof welcome.beat_host, host->config->heartbeat);
+	error = begin_beats(session, hello.beat_host, hello.beat_port, HEARTBEAT_BACKUP);
+	if (!error)
+		error = session->provider->send(session->connection, &welcome, sizeof welcome);
+	if (!error)
+		error = session->provider->expose(session->connection, session->ring, host->machine.memory.fd,
+			host->machine.memory.size, session->secret);
+	return error;
+}
+
+static int receive_machine(struct session *session, struct host *host)
+{
+	struct machine *m = &host->machine;
+	size_t size = machine_state_size();
+	struct state_message *state = malloc(sizeof *state + size);
+	struct commit_message commit;
+	uint64_t memory_hash, bytes;
+	if (!state)
+		return fail(ENOMEM, "no memory for the machine's state");
+	int error = expect(session, state, sizeof *state + size, MAGIC_STATE, "state", CLONE_MS);
+	if (!error)
+		error = expect(session, &commit, sizeof commit, MAGIC_COMMIT, "commit", CLONE_MS);
+	if (error)
+		goto out;
+	session->provider->withdraw_memory(session->connection);
+	if (commit.checksum != commit_checksum(&commit, session->secret) ||
+		commit.generation != session->generation || commit.lsn != 0) {
+		error = fail(EPROTO, "the clone's last message is damaged");
+		goto out;
+	}
+	error = walk_memory(&m->memory, NULL, &memory_hash, &bytes);
+	if (!error && (memory_hash != commit.memory_hash || XXH3_64bits(state->blob, size) != commit.state_hash))
+		error = fail(EPROTO, "the clone arrived damaged: its checksum differs");
+	if (!error)
+		error = machine_load(m, state->blob, size);
+	if (!error && (m->exits != commit.exits || digest_word(&m->digest) != commit.digest))
+		error = fail(EPROTO, "the clone's state does not fit its last message");
+	session->clone_bytes = bytes;
+out:
+	free(state);
+	return error;
+}
+
+int session_accept(struct session **out, struct host *host, const struct provider *provider,
+	struct listener *listener, struct arbiter *arbiter, struct replay *replay)
+{
+	struct session *session = session_new();
+	if (!session)
+		return fail(ENOMEM, "no memory for a session");
+	session->provider = provider;
+	int error = provider->accept(listener, &session->connection);
+	if (!error)
+		error = answer(session, host, arbiter);
+	if (!error)
+		error = receive_machine(session, host);
+	if (error) {
+		session_close(session);
+		host_drop_machine(host);
+		return error;
+	}
+	memset(replay, 0, sizeof *replay);
+	replay->session = session->id;
+	log_reader_ring(&replay->reader, provider->ring(session->connection), session->ring, session->secret, 0);
+	replay_begin(&host->machine, replay);
+	session->receiver = (struct receiver){.provider = provider,
+		.connection = session->connection,
+		.machine = &host->machine,
+		.prompt = session->commit == ACK_REPLAYED};
+	log_reader_ring(
+		&session->receiver.reader, provider->ring(session->connection), session->ring, session->secret, 0);
+	*out = session;
+	return 0;
+}
+
+/* ---- both ---- */
+
+void session_beat(struct session *session, const struct heartbeat *heartbeat)
+{
+	/* One that cannot be sent is one that was lost. */
+	(void)heartbeat_send(session->udp, &session->beat_to, &session->beats, heartbeat);
+}
+
+void session_hear(struct session *session)
+{
+	while (heartbeat_receive(session->udp, &session->beats, &session->heard) > 0)
+		session->heard_ns = now_ns();
+}
+
+void session_close(struct session *session)
+{
+	if (!session)
+		return;
+	if (session->connection) {
+		session->provider->fence(session->connection);
+		session->provider->close(session->connection);
+	}
+	if (session->log)
+		log_writer_destroy(session->log);
+	if (session->udp >= 0)
+		close(session->udp);
+	free(session);
+}

@@ -1,0 +1,87 @@
+/*
+ * A session: one connection between a primary and its backup, from the handshake and the clone to the
+ * fence. Ring, ack block and secret are new for each (L3); nothing of one session is valid in another.
+ *
+ * Messages, in order (all fixed structs in session.c, little-endian):
+ *
+ *     primary                          standby
+ *     HELLO  who, what, secret    ──▶  checks that everything fits
+ *                                 ◀──  WELCOME, or a refusal with its reason
+ *     attach                           expose
+ *     the guest stops
+ *     pages (one-sided writes)    ══▶  guest memory
+ *     STATE                       ──▶  vCPU and devices
+ *     outputs are held from here
+ *     COMMIT  checksums, generation ─▶ from here the standby may attempt A1
+ *     the guest goes on; the log starts
+ *
+ * Until COMMIT is sent a failure leaves the primary as it was; from then on it is alone again only
+ * through A1.
+ */
+#pragma once
+
+#include "engine/arbiter.h"
+#include "engine/heartbeat.h"
+#include "engine/host.h"
+#include "engine/receiver.h"
+#include "engine/replay.h"
+#include "transport/ack.h"
+#include "transport/log_writer.h"
+#include "transport/transport.h"
+
+struct session {
+	const struct provider *provider;
+	struct connection *connection;
+	uint32_t id;
+	uint64_t secret;
+	uint64_t ring;
+	uint64_t generation; /* the primary's when it began */
+	enum ack_counter commit;
+
+	/* Heartbeats; control thread. */
+	int udp;
+	char peer[80]; /* host of the other side, for status */
+	struct heartbeat_peer beat_to;
+	struct heartbeat_session beats;
+	struct heartbeat heard;
+	uint64_t heard_ns;
+
+	/* Primary. Each reader belongs to one thread. */
+	struct live *live;
+	struct log_writer *log;
+	struct ack_reader committed; /* dataplane thread */
+	struct ack_reader consumed;  /* vCPU thread */
+	struct ack_reader received, replayed, beat; /* control thread */
+	uint64_t clone_ns, clone_bytes; /* how long the guest stood still, and what was copied */
+
+	/* Backup. */
+	struct receiver receiver;
+};
+
+/* Primary: connects, agrees, attaches. -ECONNREFUSED and -ETIMEDOUT: nobody is there yet, try again;
+ * -EPERM: refused, the message has the peer's reason. Blocks for some seconds at most. */
+int session_connect(struct session **out, struct host *host, const char *address, uint32_t id,
+	struct arbiter *arbiter, uint64_t generation) MUST_CHECK;
+
+/* Primary: stops the guest, copies it, begins the log, goes on. `committed`: COMMIT was sent, or may
+ * have been; only A1 leads back. */
+int session_clone(struct session *session, struct host *host, bool *committed) MUST_CHECK;
+
+/* Standby: answers one primary, up to its COMMIT; the machine is then loaded and follows `replay`. On
+ * failure the host has no machine. -EAGAIN: nobody was there. */
+int session_accept(struct session **out, struct host *host, const struct provider *provider,
+	struct listener *listener, struct arbiter *arbiter, struct replay *replay) MUST_CHECK;
+
+/* Control thread. Sends a heartbeat; takes in what has arrived. */
+void session_beat(struct session *session, const struct heartbeat *heartbeat);
+void session_hear(struct session *session);
+
+/* How far the backup is, on the primary, control thread. */
+uint64_t session_received(struct session *session);
+uint64_t session_replayed(struct session *session);
+
+/* The commit counter's LSN, on the dataplane thread; `context` is the session. */
+uint64_t session_committed(void *context);
+
+/* No thread may use the session any more. */
+void session_close(struct session *session);
