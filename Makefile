@@ -35,13 +35,17 @@ libraries = $(foreach f,$(NEEDS_$(1)),$(LIBS_$(f)))
 
 TESTS := $(foreach f,$(FOLDERS),$(patsubst %.c,%,$(wildcard tests/unit/$(f)/test_*.c)))
 
-.PHONY: all unit clean help
-all: $(BUILD)/doppel
+.PHONY: all demo unit check bench clean help guests
+all: $(BUILD)/doppel $(BUILD)/tests/client/client guests
 
 help:
-	@echo "make              build/doppel"
-	@echo "make unit         the unit tests"
-	@echo "make clean        remove the build folder"
+	@echo "make            $(BUILD)/doppel, the test guests and the test client"
+	@echo "make demo       installs what is missing, and shows a guest outliving its host twice"
+	@echo "make check      installs what is missing, and runs all tests"
+	@echo "make unit       the unit tests alone; make integration: the others"
+	@echo "make bench      reports latency, log and pause"
+	@echo "make clean      removes the build folders"
+	@echo "BUILD=dir, SANITIZE=address,undefined or thread, CRASH_POINTS=1, V=1: see the Makefile's top"
 
 $(BUILD)/doppel: $(call objects,$(MAIN)) $(call archives,engine)
 	$(call say,LD,$@)
@@ -54,15 +58,31 @@ $(BUILD)/lib$(1).a: $(call objects,$(call sources,$(1)))
 
 $(BUILD)/tests/unit/$(1)/%: $(BUILD)/tests/unit/$(1)/%.o $(call archives,$(1))
 	$$(call say,LD,$$@)
-	$$(Q)$$(CC) $$(SAN) -pthread -o $$@ $$^ $$(call libraries,$(1)) -lcmocka
+	$$(Q)$$(CC) $$(SAN) -pthread -o $$@ $$^ $$$(call libraries,$(1)) -lcmocka
 endef
 $(foreach f,$(FOLDERS),$(eval $(call folder_rules,$(f))))
 
 $(BUILD)/dataplane/port.o: ALL_CFLAGS += $(DPDK_CFLAGS)
-$(BUILD)/%.o: %.c
+$(BUILD)/%.o: %.c | $(BUILD)/packages
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+# What the build needs of Debian's packages: installed for demo and check, only named otherwise.
+INSTALL := $(if $(filter demo check check-full bench,$(MAKECMDGOALS)),install,name)
+$(BUILD)/packages: packages.sh
+	@mkdir -p $(@D)
+	$(Q)./packages.sh $(INSTALL)
+	@touch $@
+
+include tests/guests/guests.mk
+
+$(BUILD)/tests/client/client: $(call objects,$(wildcard tests/client/*.c))
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -pthread -o $@ $^ -lm
+
+demo: all
+	$(Q)tests/demo.sh $(BUILD)
 
 unit: $(addprefix $(BUILD)/,$(TESTS))
 	$(Q)tests/run_unit.sh $^

@@ -193,8 +193,9 @@ static void beat(struct pair *pair, uint32_t flags)
 }
 
 /* What the other side's heartbeats, acks and log say about it; NULL: it lives. */
-static const char *silent(struct pair *pair, uint64_t now)
+static const char *silent(struct pair *pair)
 {
+	uint64_t now = now_ns();
 	uint64_t timeout = (uint64_t)pair->host.config->timeout_ms * 1000000u;
 	struct session *session = pair->session;
 	if (now - session->heard_ns > timeout)
@@ -332,7 +333,7 @@ static void on_tick(evutil_socket_t fd, short what, void *context)
 			live_beat(&pair->host.machine);
 		pair->flushed_seen = flushed;
 	}
-	const char *why = stood_still ? NULL : silent(pair, now);
+	const char *why = stood_still ? NULL : silent(pair);
 	if (!why)
 		return;
 	unwatch_session(pair);

@@ -155,9 +155,9 @@ static void write_count(
 		channel->write_high ^= 1;
 		if (channel->write_high) {
 			channel->write_low = value;
+			/* The first byte stops it, the second starts it. */
 			if (channel->mode == MODE_TERMINAL_COUNT)
-				channel->running =
-					0; /* the first byte stops it, the second starts it */
+				channel->running = 0;
 		} else {
 			load_count(pit, env, channel, (uint16_t)(value << 8 | channel->write_low));
 		}

@@ -60,8 +60,7 @@ static uint8_t reason(const struct uart *uart)
 {
 	if ((uart->ier & IER_LINE) && uart->rx_overrun)
 		return IIR_LINE;
-	/* No byte is ever still on its way, so fewer bytes than the trigger have timed out at once.
-	 */
+	/* No byte is ever on its way: fewer bytes than the trigger have timed out at once. */
 	if ((uart->ier & IER_RX) && queued(uart))
 		return queued(uart) >= trigger_level(uart) ? IIR_RX : IIR_RX_TIMEOUT;
 	if ((uart->ier & IER_THR_EMPTY) && uart->thr_empty_pending)

@@ -136,8 +136,7 @@ static int transmit_all(struct virtio_net *net, struct device_env *env, struct v
 
 static void notify(struct virtio_net *net, struct device_env *env, uint64_t index)
 {
-	/* New receive buffers need nothing here: whoever holds frames back asks again after this
-	 * exit. */
+	/* New receive buffers need nothing here: whoever holds frames back asks at each exit. */
 	struct virtqueue *queue = index == QUEUE_TX ? live_queue(net, QUEUE_TX) : NULL;
 	if (queue && transmit_all(net, env, queue))
 		ask_for_reset(net, env);
@@ -158,8 +157,7 @@ bool virtio_net_can_receive(struct virtio_net *net, struct device_env *env, size
 	const struct virtqueue *queue = live_queue(net, QUEUE_RX);
 	if (!queue)
 		return false;
-	/* A broken ring takes the frame too: receiving it is what makes the device ask for a reset.
-	 */
+	/* A broken ring takes the frame too: receiving it makes the device ask for a reset. */
 	return look_for_room(net, env, queue, length, &chains) || chains.count;
 }
 

@@ -177,8 +177,7 @@ void virtqueue_copy_in(
 	copy(chains, offset, NULL, from, length);
 }
 
-/* The rings of a queue that was looked at. Its fields are the device's own: they are still right.
- */
+/* The rings of a queue that was looked at: its fields are the device's own and still right. */
 static struct rings rings_in_use(const struct virtqueue *queue, struct guest_memory *memory)
 {
 	struct rings rings;

@@ -4,11 +4,15 @@
  * Command line: ip=A.B.C.D, its address (10.77.0.2). It answers ARP and ICMP echo, echoes UDP port
  * 7 (RFC 862), and serves UDP port 4000: one datagram a request, text, a newline at the end.
  *
- *   ADD <id> <amount>  OK <id> <total>: an id, 0 to 2^64 - 1, counts once; a repeated one, among
- * the last BOOK_REMEMBERED, gets the answer it got first. Amounts are signed, 64 bits. GET TOTAL
- * <total> <count of ids> TIME               TIME <nanoseconds>, by a clock that never goes back
- *   FILL <bytes>       that many bytes, FILL_MAX at most, in datagrams of UDP_PAYLOAD_MAX
- *   anything else      ERR <reason>
+ *   ADD <id> <amount>   OK <id> <total>
+ *   GET                 TOTAL <total> <count of ids>
+ *   TIME                TIME <nanoseconds>, by a clock that never goes back
+ *   FILL <bytes>        that many bytes, FILL_MAX at most, in datagrams of UDP_PAYLOAD_MAX
+ *   anything else       ERR <reason>
+ *
+ * An id, 0 to 2^64-1, counts once: a repeated one gets the answer it got first, if it is among the
+ * last BOOK_REMEMBERED. Amounts and totals are signed, of 64 bits. One FILL runs at a time; another
+ * one meanwhile is told so.
  *
  * Every second it writes a line to the UART.
  *

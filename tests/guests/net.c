@@ -237,6 +237,8 @@ void net_send(struct packet *packet, const void *more, uint32_t more_length)
 		net_drop(packet);
 		return;
 	}
+	/* A packet that was received comes with the device's header. */
+	__builtin_memset(packet->header, 0, sizeof packet->header);
 	uint16_t id = free_pair[--free_pairs];
 	struct descriptor *pair = &transmit.descriptor[id];
 	pair[0] = (struct descriptor){.address = (uint64_t)packet->header,

@@ -15,7 +15,7 @@
 
 struct packet {
 	uint32_t length;    /* of the frame, in bytes */
-	uint8_t header[12]; /* struct virtio_net_hdr_v1: all zero, as no offload is used */
+	uint8_t header[12]; /* struct virtio_net_hdr_v1: without offloads it says nothing */
 	uint8_t frame[2032];
 };
 

@@ -1,6 +1,7 @@
 /* What the tests of transport/ share. */
 #pragma once
 
+#include <dirent.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -67,6 +68,32 @@ static inline int status_in_child(void (*function)(void *argument), void *argume
 			_exit(1);                                                                  \
 		}                                                                                  \
 	} while (0)
+
+static inline int count_fds(void)
+{
+	DIR *folder = opendir("/proc/self/fd");
+	int count = 0;
+	while (readdir(folder))
+		count++;
+	closedir(folder);
+	return count;
+}
+
+static int fds_before __attribute__((unused));
+
+/* Set-up and tear-down: no test leaves a descriptor behind, whatever it has provoked. */
+static inline int remember_fds(void **state)
+{
+	(void)state;
+	fds_before = count_fds();
+	return 0;
+}
+
+static inline int compare_fds(void **state)
+{
+	(void)state;
+	return count_fds() == fds_before ? 0 : -1;
+}
 
 static inline void assert_exits_with_0(pid_t child)
 {

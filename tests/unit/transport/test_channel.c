@@ -2,7 +2,6 @@
 
 #include "transport/channel.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -11,18 +10,7 @@
 
 static struct channel channel;
 static int peer; /* a raw socket, so that it can send anything */
-static int fds_before;
 static uint8_t body[CHANNEL_BODY_MAX], got[CHANNEL_BODY_MAX];
-
-static int count_fds(void)
-{
-	DIR *folder = opendir("/proc/self/fd");
-	int count = 0;
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
-}
 
 static void open_both(void)
 {
@@ -40,8 +28,7 @@ static void close_both(void)
 
 static int set_up(void **state)
 {
-	(void)state;
-	fds_before = count_fds();
+	remember_fds(state);
 	fill_random(body, sizeof body, 1);
 	open_both();
 	return 0;
@@ -49,9 +36,8 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
-	(void)state;
 	close_both();
-	return count_fds() == fds_before ? 0 : -1;
+	return compare_fds(state);
 }
 
 static int receive(size_t *length)
