@@ -3,7 +3,14 @@
  *
  * In a build with CRASH_POINTS, DOPPEL_CRASH=name:N kills the process with SIGKILL at the Nth passing
  * of `name`, and DOPPEL_FREEZE=name:N stops it there with SIGSTOP. Otherwise a point is nothing at
- * all. The list of the points is in crash_point.c; the kill sweep goes through it.
+ * all. The points, in the order in which an output meets them:
+ *
+ *   primary   append.before append.after flush.before flush.after      vCPU thread
+ *   backup    receive.checked ack.before ack.after                     receiver
+ *             apply.before apply.after                                 vCPU thread
+ *   primary   release.before transmit.after                            dataplane thread
+ *   clone     clone.before clone.after            around its last message, on the primary
+ *   failover  fence.after arbiter.before arbiter.linked arbiter.won live.before live.after
  */
 #pragma once
 

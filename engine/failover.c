@@ -20,13 +20,11 @@
 /* Asks for the generation behind the present one. True: it is ours now. */
 static bool won(struct pair *pair)
 {
-	CRASH_POINT("generation.before");
 	enum arbiter_verdict verdict = arbiter_take(pair->arbiter, pair->generation + 1);
 	switch (verdict) {
 	case ARBITER_WON:
 		pair->generation++;
 		pair->told_unknown = false;
-		CRASH_POINT("generation.after");
 		return true;
 	case ARBITER_LOST:
 		say("deposed: the other side holds generation %" PRIu64 " of VM %s; halting", pair->generation + 1,

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/crash_point.h"
 #include "engine/live.h"
+#include "engine/tamper.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -66,6 +67,7 @@ static void taken(struct machine *m, const struct log_entry *entry)
 	replay->entries++;
 	atomic_store_explicit(&replay->applied, entry->end, memory_order_release);
 	CRASH_POINT("apply.after");
+	TAMPER(m, replay->entries);
 	/* M1: pairs with M2 in replay_extend. */
 	uint64_t marked = atomic_load_explicit(&replay->marked_lsn, memory_order_acquire);
 	if (marked != 0 && entry->end >= marked) {

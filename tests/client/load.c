@@ -19,7 +19,15 @@
 #define SEQUENCE_BITS 24 /* of an id: the rest is the run's own number */
 #define QUERIES 64       /* the most GETs and TIMEs without an answer */
 #define BURST 64         /* the most ADDs sent before answers are looked at again */
-#define BACKOFF 8        /* times the first delay, at most, between repetitions */
+
+/*
+ * Repetitions must not drown a guest that is only slow. A request is repeated when it has waited
+ * for longer than answers have lately taken (as in RFC 6298), and each repetition takes a credit:
+ * every answer brings one, and a few come with time, for a guest that does not answer at all.
+ */
+#define CREDIT_MOST 64
+#define CREDIT_EACH_TICK 4
+#define RETRY_MOST_NS SECOND
 
 /* The guest remembers the last 65,536 ids. One that has no answer must not fall behind by that
  * many. */
@@ -32,9 +40,9 @@
 #define CATCH_UP_NS (100 * MS)
 
 struct waiting {
-	size_t index; /* in the history's list */
-	int fd;       /* of a query; an ADD uses the common socket */
-	uint64_t due_ns, delay_ns;
+	size_t index;    /* in the history's list */
+	int fd;          /* of a query; an ADD uses the common socket */
+	uint64_t due_ns; /* to be sent again */
 };
 
 struct load {
@@ -45,7 +53,7 @@ struct load {
 	uint64_t run; /* the high bits of this run's ids */
 	uint64_t random;
 
-	struct waiting *adds; /* those answered since the last pass of repeat_adds included */
+	struct waiting *adds; /* those answered since the last repeat_due included */
 	size_t add_count, add_room;
 	size_t outstanding; /* ADDs without an answer */
 	size_t oldest;      /* no ADD before this one is without an answer */
@@ -53,6 +61,10 @@ struct load {
 	size_t query_count;
 	unsigned until_query;
 	bool time_is_next;
+
+	uint64_t answer_ns, deviation_ns; /* smoothed; 0 before the first answer */
+	unsigned credit;
+	uint64_t credit_ns; /* when the next ones come with time */
 
 	uint64_t next_send_ns, end_ns;
 	uint64_t
@@ -159,12 +171,39 @@ static void note_silence(struct load *load, uint64_t now)
 		load->report_gap_ns = gap;
 }
 
+/* RFC 6298, section 2 */
+static void note_delay(struct load *load, uint64_t delay)
+{
+	if (load->answer_ns == 0) {
+		load->answer_ns = delay;
+		load->deviation_ns = delay / 2;
+		return;
+	}
+	uint64_t difference =
+		delay > load->answer_ns ? delay - load->answer_ns : load->answer_ns - delay;
+	load->deviation_ns += difference / 4 - load->deviation_ns / 4;
+	load->answer_ns += delay / 8 - load->answer_ns / 8;
+}
+
+static uint64_t retry_ns(const struct load *load)
+{
+	uint64_t least = (uint64_t)load->options->retry_ms * MS;
+	uint64_t usual = load->answer_ns + 4 * load->deviation_ns;
+	uint64_t most = least > RETRY_MOST_NS ? least : RETRY_MOST_NS;
+	return usual < least ? least : usual > most ? most : usual;
+}
+
 static void note_answer(struct load *load, const struct request *request)
 {
 	uint64_t now = request->answered_ns;
 	note_silence(load, now);
 	load->silent_since_ns = now;
 	load->answered++;
+	if (load->credit < CREDIT_MOST)
+		load->credit++;
+	/* After a repetition nobody knows which of the two was answered. */
+	if (request->sends == 1)
+		note_delay(load, now - request->sent_ns);
 	if (now - request->sent_ns > load->report_slowest_ns)
 		load->report_slowest_ns = now - request->sent_ns;
 
@@ -188,13 +227,11 @@ static void note_kills(struct load *load)
 /* Before a request is sent for the first time. */
 static void start_request(struct load *load, struct request *request, struct waiting *waiting)
 {
-	uint64_t delay = (uint64_t)load->options->retry_ms * MS;
 	request->sent_ns = wire_now_ns();
 	request->sends = 1;
 	if (load->outstanding + load->query_count == 0)
 		load->silent_since_ns = request->sent_ns;
-	waiting->due_ns = request->sent_ns + delay;
-	waiting->delay_ns = delay;
+	waiting->due_ns = request->sent_ns + retry_ns(load);
 }
 
 static void send_query(struct load *load)
@@ -238,42 +275,48 @@ static void send_add(struct load *load)
 	wire_send_request(load->fd, request);
 }
 
-static void repeat(
+/* When the request is to be sent again, after having done so if that is now. */
+static uint64_t repeat(
 	struct load *load, struct waiting *waiting, struct request *request, int fd, uint64_t now)
 {
 	if (waiting->due_ns > now)
-		return;
-	uint64_t most = (uint64_t)load->options->retry_ms * MS * BACKOFF;
-	waiting->delay_ns = waiting->delay_ns * 2 < most ? waiting->delay_ns * 2 : most;
-	waiting->due_ns = now + waiting->delay_ns;
-	request->sends++;
+		return waiting->due_ns;
+	if (load->credit == 0)
+		return load->credit_ns;
+	load->credit--;
 	load->result->repeated++;
+	request->sends++;
+	waiting->due_ns = now + retry_ns(load);
 	wire_send_request(fd, request);
+	return waiting->due_ns;
 }
 
-/* Sends again what is due and forgets what is answered. When the next one is due. */
+/* Sends again what is due, the oldest first, and forgets what is answered. When to look again. */
 static uint64_t repeat_due(struct load *load, uint64_t now)
 {
+	if (now >= load->credit_ns) {
+		load->credit_ns = now + (uint64_t)load->options->retry_ms * MS;
+		if (load->credit < CREDIT_EACH_TICK)
+			load->credit = CREDIT_EACH_TICK;
+	}
 	uint64_t next = UINT64_MAX;
+	for (size_t i = 0; i < load->query_count; i++) {
+		struct waiting *waiting = &load->queries[i];
+		struct request *request = &load->history->queries.all[waiting->index];
+		uint64_t due = repeat(load, waiting, request, waiting->fd, now);
+		next = due < next ? due : next;
+	}
 	size_t kept = 0;
 	for (size_t i = 0; i < load->add_count; i++) {
 		struct waiting *waiting = &load->adds[i];
 		struct request *request = &load->history->adds.all[waiting->index];
 		if (request->answered)
 			continue;
-		repeat(load, waiting, request, load->fd, now);
-		if (waiting->due_ns < next)
-			next = waiting->due_ns;
+		uint64_t due = repeat(load, waiting, request, load->fd, now);
+		next = due < next ? due : next;
 		load->adds[kept++] = *waiting;
 	}
 	load->add_count = kept;
-	for (size_t i = 0; i < load->query_count; i++) {
-		struct waiting *waiting = &load->queries[i];
-		repeat(load, waiting, &load->history->queries.all[waiting->index], waiting->fd,
-			now);
-		if (waiting->due_ns < next)
-			next = waiting->due_ns;
-	}
 	return next;
 }
 

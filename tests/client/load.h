@@ -14,15 +14,13 @@
 
 struct load_options {
 	struct sockaddr_in server;
-	double rate; /* ADDs a second, or 0: `window` outstanding at all times, as fast as that goes
-		      */
+	double rate;       /* ADDs a second; 0: always `window` without an answer */
 	double seconds;    /* of sending */
 	double wait;       /* seconds to wait for the guest's first answer */
 	double deadline;   /* seconds to wait for answers after the last sending */
 	unsigned window;   /* the most ADDs without an answer */
 	unsigned every;    /* ADDs for each GET or TIME, 0: none */
-	unsigned retry_ms; /* before the first repetition of a request; doubles up to eight times
-			      that */
+	unsigned retry_ms; /* the least time before a request is repeated */
 	bool shared;       /* other clients use the same ledger */
 	bool progress;     /* a line to standard error each second */
 };
@@ -30,11 +28,11 @@ struct load_options {
 struct load_result {
 	uint64_t repeated;       /* requests sent again because no answer had come in time */
 	uint64_t duplicates;     /* answers to what had been answered before */
-	uint64_t skipped;        /* GETs and TIMEs not asked because too many had no answer */
+	uint64_t skipped;        /* queries not asked because too many had no answer */
 	uint64_t longest_gap_ns; /* in which requests were waiting and no answer came */
 	uint64_t sending_ns;     /* how long requests were made */
-	uint64_t pauses[HISTORY_KILLS]; /* of each kill in the history: until the next answer; 0:
-					   none */
+	/* For each kill in the history: until the next answer, 0 when none came. */
+	uint64_t pauses[HISTORY_KILLS];
 };
 
 /* SIGUSR1 says that the guest's host has just been killed: it starts a pause. SIGTERM and SIGINT
@@ -43,7 +41,6 @@ struct load_result {
 int load_run(
 	const struct load_options *options, struct history *history, struct load_result *result);
 
-/* Sends one datagram until an answer comes; its first bytes, ended with 0. 0 or a negative errno.
- */
+/* Sends one datagram until it is answered; the answer is ended with 0. 0 or a negative errno. */
 int load_ask(const struct sockaddr_in *server, const char *request, double wait, char *answer,
 	size_t room);

@@ -18,33 +18,30 @@ enum { EXIT_GOOD = 0, EXIT_BAD = 1, EXIT_USAGE = 2, EXIT_NO_GUEST = 3 };
 #define VIOLATIONS_SHOWN 20
 
 static const char help[] =
-	"usage: client [options] load          make requests, check the answers, print a summary\n"
-	"       client [options] ask REQUEST   send one datagram until it is answered; print the "
-	"answer\n"
-	"       client check FILE              check a history that `load --history` has written; "
-	"- is\n"
-	"                                 standard input\n"
+	"usage: client [options] load         make requests, check the answers, print a summary\n"
+	"       client [options] ask REQUEST  send a datagram until it is answered; print that\n"
+	"       client check FILE             check what `load --history` has written (-: stdin)\n"
 	"\n"
 	"  --server ADDRESS:PORT  the ledger service (10.77.0.2:4000)\n"
 	"  --rate N               ADDs a second (500)\n"
 	"  --closed N             instead of a rate: always N ADDs without an answer\n"
 	"  --seconds S            how long to make requests (10); SIGTERM or SIGINT ends it early\n"
-	"  --window N             the most ADDs without an answer, with a rate (256)\n"
+	"  --window N             the most ADDs without an answer, with a rate (1024)\n"
 	"  --every N              after N ADDs, a GET and a TIME in turn; 0: none (15)\n"
-	"  --retry MS             send again what has no answer; doubles up to eight times that "
-	"(50)\n"
+	"  --retry MS             the least time before a request is sent again (50); it is "
+	"longer\n"
+	"                         while the guest is slow\n"
 	"  --deadline S           how long to wait for answers in the end (10)\n"
 	"  --wait S               how long to wait for the guest's first answer (10)\n"
 	"  --shared               other clients use the same ledger: totals may rise between ours\n"
 	"  --history FILE         write all requests and answers as text\n"
 	"  --progress             a line to standard error each second\n"
 	"\n"
-	"SIGUSR1 says that the guest's host has been killed just now: the summary's pause_ms has, "
-	"for\n"
-	"each, the milliseconds until the next answer, or - when none came. The other times: "
-	"p50_us and\n"
-	"so on are of answered ADDs, from the first sending; max_gap_ms is the longest time in "
-	"which\n"
+	"SIGUSR1 says that the guest's host has been killed just now: pause_ms and pause_us in "
+	"the\n"
+	"summary have, for each, the time until the next answer, or - when none came. p50_us and "
+	"so\n"
+	"on are of answered ADDs, from the first sending; max_gap_ms is the longest time in which\n"
 	"requests were waiting and no answer came. repeated counts requests sent again, "
 	"duplicates\n"
 	"answers that came again, lost what was never answered.\n"
@@ -289,7 +286,7 @@ int main(int argc, char **argv)
 	struct options options = {
 		.load = {.rate = 500,
 			.seconds = 10,
-			.window = 256,
+			.window = 1024,
 			.every = 15,
 			.retry_ms = 50,
 			.deadline = 10,

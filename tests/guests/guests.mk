@@ -16,13 +16,15 @@ GUEST_CFLAGS := -std=c17 -ffreestanding -mgeneral-regs-only -mno-red-zone -fno-p
 GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,-T,tests/guests/guest.ld -Wl,--build-id=none -Wl,-z,noexecstack
 
 guest_objects = $(patsubst %,$(BUILD)/guests/%.o,$(1))
-GUEST_RUNTIME := start runtime text
+GUEST_RUNTIME := start runtime text memory
 
 .PHONY: guests
 guests: $(BUILD)/guests/ledger.elf $(BUILD)/guests/hammer.elf
 
 $(BUILD)/guests/ledger.elf: $(call guest_objects,$(GUEST_RUNTIME) net ip book ledger)
 $(BUILD)/guests/hammer.elf: $(call guest_objects,$(GUEST_RUNTIME) operations hammer)
+
+$(BUILD)/guests/memory.o: GUEST_CFLAGS += -fno-lto
 
 $(BUILD)/guests/%.elf: tests/guests/guest.ld
 	$(call say,LD,$@)

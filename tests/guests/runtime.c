@@ -134,33 +134,3 @@ void print(const char *line)
 	uart_write(line, length);
 	uart_write("\n", 1);
 }
-
-/* The compiler makes calls of these on its own, even after it has dropped what nobody calls. Words
- * first: an emulated CPU pays for each step of a REP. */
-#define CALLED_BY_COMPILER __attribute__((used))
-
-CALLED_BY_COMPILER void *memcpy(void *restrict to, const void *restrict from, size_t length)
-{
-	void *at = to;
-	size_t words = length / 8;
-	__asm__ volatile("rep movsq" : "+D"(at), "+S"(from), "+c"(words) : : "memory");
-	length %= 8;
-	__asm__ volatile("rep movsb" : "+D"(at), "+S"(from), "+c"(length) : : "memory");
-	return to;
-}
-
-CALLED_BY_COMPILER void *memset(void *to, int byte, size_t length)
-{
-	void *at = to;
-	__asm__ volatile("rep stosb" : "+D"(at), "+c"(length) : "a"(byte) : "memory");
-	return to;
-}
-
-CALLED_BY_COMPILER int memcmp(const void *one, const void *other, size_t length)
-{
-	const uint8_t *a = one, *b = other;
-	for (size_t i = 0; i < length; i++)
-		if (a[i] != b[i])
-			return a[i] < b[i] ? -1 : 1;
-	return 0;
-}

@@ -6,27 +6,17 @@ void text_put(struct text *text, const char *string)
 		text->at[text->length++] = *string++;
 }
 
-/* Two digits a division: an emulated CPU pays for each instruction. */
-static const char pairs[201] = "0001020304050607080910111213141516171819"
-			       "2021222324252627282930313233343536373839"
-			       "4041424344454647484950515253545556575859"
-			       "6061626364656667686970717273747576777879"
-			       "8081828384858687888990919293949596979899";
-
 void text_put_unsigned(struct text *text, uint64_t value)
 {
 	char number[2 * TEXT_NUMBER];
 	size_t first = TEXT_NUMBER;
 	if (text->room - text->length < TEXT_NUMBER)
 		return;
-	for (; value >= 10; value /= 100) {
-		first -= 2;
-		__builtin_memcpy(number + first, pairs + 2 * (value % 100), 2);
-	}
-	if (value || first == TEXT_NUMBER)
-		number[--first] = (char)('0' + value);
-	/* A fixed size, past the last digit as a rule: three moves, where the digits would take a
-	 * loop. */
+	do {
+		number[--first] = (char)('0' + value % 10);
+		value /= 10;
+	} while (value);
+	/* A fixed size, past the last digit as a rule: three moves instead of a loop. */
 	__builtin_memcpy(text->at + text->length, number + first, TEXT_NUMBER);
 	text->length += TEXT_NUMBER - first;
 }

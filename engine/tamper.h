@@ -1,0 +1,14 @@
+/*
+ * How the tests make a backup diverge: in a build with CRASH_POINTS, DOPPEL_TAMPER=register:N flips a
+ * bit of RBX, and DOPPEL_TAMPER=memory:N:ADDRESS a bit of guest memory, after the Nth entry that a
+ * backup or a replay applies. In any other build this is nothing at all.
+ */
+#pragma once
+
+#ifdef CRASH_POINTS
+#include "engine/machine.h"
+void tamper_after_entry(struct machine *m, uint64_t entries);
+#define TAMPER(m, entries) tamper_after_entry(m, entries)
+#else
+#define TAMPER(m, entries) ((void)0)
+#endif
