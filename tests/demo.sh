@@ -39,7 +39,7 @@ if [ -n "$lacking" ]; then
 	echo "demo: $lacking" >&2
 	exit 2
 fi
-rate=550 window=1024
+rate=550 window=512
 if hardware_kvm; then
 	rate=10000 window=4096
 fi

@@ -22,12 +22,13 @@
 
 /*
  * Repetitions must not drown a guest that is only slow. A request is repeated when it has waited
- * for longer than answers have lately taken (as in RFC 6298), and each repetition takes a credit:
- * every answer brings one, and a few come with time, for a guest that does not answer at all.
+ * for longer than answers have lately taken (as in RFC 6298), and each repetition takes a credit.
+ * Answers bring credits, and a few come with time, for a guest that does not answer at all.
  */
 #define CREDIT_MOST 64
+#define ANSWERS_PER_CREDIT 4
 #define CREDIT_EACH_TICK 4
-#define RETRY_MOST_NS SECOND
+#define RETRY_MOST_NS (2ull * SECOND)
 
 /* The guest remembers the last 65,536 ids. One that has no answer must not fall behind by that
  * many. */
@@ -199,11 +200,11 @@ static void note_answer(struct load *load, const struct request *request)
 	note_silence(load, now);
 	load->silent_since_ns = now;
 	load->answered++;
-	if (load->credit < CREDIT_MOST)
+	if (load->credit < CREDIT_MOST && load->answered % ANSWERS_PER_CREDIT == 0)
 		load->credit++;
-	/* After a repetition nobody knows which of the two was answered. */
-	if (request->sends == 1)
-		note_delay(load, now - request->sent_ns);
+	/* Of a repeated request too: what errs on the long side cannot make the repetitions more.
+	 */
+	note_delay(load, now - request->sent_ns);
 	if (now - request->sent_ns > load->report_slowest_ns)
 		load->report_slowest_ns = now - request->sent_ns;
 
