@@ -42,7 +42,7 @@ help:
 	@echo "make            $(BUILD)/doppel, the test guests and the test client"
 	@echo "make demo       installs what is missing, and shows a guest outliving its host twice"
 	@echo "make check      installs what is missing, and runs all tests"
-	@echo "make unit       the unit tests alone; make integration: the others"
+	@echo "make unit       the unit tests alone, in seconds"
 	@echo "make bench      reports latency, log and pause"
 	@echo "make clean      removes the build folders"
 	@echo "BUILD=dir, SANITIZE=address,undefined or thread, CRASH_POINTS=1, V=1: see the Makefile's top"
@@ -58,7 +58,7 @@ $(BUILD)/lib$(1).a: $(call objects,$(call sources,$(1)))
 
 $(BUILD)/tests/unit/$(1)/%: $(BUILD)/tests/unit/$(1)/%.o $(call archives,$(1))
 	$$(call say,LD,$$@)
-	$$(Q)$$(CC) $$(SAN) -pthread -o $$@ $$^ $$$(call libraries,$(1)) -lcmocka
+	$$(Q)$$(CC) $$(SAN) -pthread -o $$@ $$^ $$(call libraries,$(1)) -lcmocka
 endef
 $(foreach f,$(FOLDERS),$(eval $(call folder_rules,$(f))))
 
@@ -86,6 +86,14 @@ demo: all
 
 unit: $(addprefix $(BUILD)/,$(TESTS))
 	$(Q)tests/run_unit.sh $^
+
+# Everything: the unit tests plain and under sanitizers, then the integration tests, which need a second
+# build with crash points. One make at a time in each build folder.
+check: all
+	$(Q)BUILD=$(BUILD) tests/check.sh
+
+bench: all
+	$(Q)BUILD=$(BUILD) tests/bench.sh
 
 clean:
 	$(Q)rm -rf build build-*

@@ -59,8 +59,6 @@ static void count(_Atomic uint64_t *counter, uint64_t n)
 		atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
-/* ---- frames in ---- */
-
 static void throw_away_kept(struct dataplane *dp)
 {
 	count(&dp->rx_dropped, dp->kept);
@@ -98,8 +96,6 @@ static bool receive(struct dataplane *dp)
 	}
 	return received;
 }
-
-/* ---- outputs ---- */
 
 static uint64_t ask_acked(void *context, uint32_t session)
 {
@@ -157,8 +153,6 @@ static bool release(struct dataplane *dp)
 	return left > 0;
 }
 
-/* ---- the loop ---- */
-
 static bool serve_call(struct dataplane *dp)
 {
 	if (!atomic_load_explicit(&dp->called, memory_order_acquire)) /* C2, pairs with C1 */
@@ -184,7 +178,8 @@ static void *run(void *argument)
 	set_longest_sleep(dp);
 	for (;;) {
 		idle_watch(&dp->idle);
-		if (atomic_load_explicit(&dp->stopping, memory_order_acquire)) /* S2, pairs with S1 */
+		/* S2, pairs with S1 */
+		if (atomic_load_explicit(&dp->stopping, memory_order_acquire))
 			break;
 		/* A call may have changed the bell, and then it is the new one that must be
 		 * watched. */

@@ -16,9 +16,12 @@
  *
  *   head (consumer) <= sealed (shared) <= written (producer) <= head + size
  *
- * Pairs:  H1 head, release by the consumer   / H2 acquire by the producer: the room is free to
- * write H3 sealed, release by the producer / H4 acquire by the consumer: the records are whole
- *         H5/H6 what has left, H7/H8 what was released: at the loads and stores
+ * Pairs of release and acquire:
+ *
+ *   H1 the consumer's head          H2 read by the producer: the room in front of it is free
+ *   H3 the producer's sealed        H4 read by the consumer: the records in front of it are whole
+ *   H5 counts of what has left      H6 read by anybody, with the counts of what was sealed
+ *   H7 what was released            H8 read by anybody
  */
 struct record {
 	uint64_t lsn;
@@ -73,8 +76,8 @@ static struct record *record_at(const struct hold *hold, uint64_t position)
 	return (struct record *)(hold->ring + (position & (hold->size - 1)));
 }
 
-/* The first mapping reserves the place of both, so that nothing else can come to lie behind the
- * ring. */
+/* The first mapping reserves the place of both, so that nothing else comes to lie behind the ring.
+ */
 static int map_twice(size_t size, uint8_t **ring)
 {
 	int fd = memfd_create("doppel-hold", MFD_CLOEXEC);
@@ -133,24 +136,21 @@ void hold_destroy(struct hold *hold)
 	free(hold);
 }
 
-/* ---- producer ---- */
-
 bool hold_has_room(const struct hold *hold, size_t outputs, size_t bytes)
 {
-	uint64_t head =
-		atomic_load_explicit(&hold->head, memory_order_acquire); /* H2, pairs with H1 */
+	/* H2, pairs with H1 */
+	uint64_t head = atomic_load_explicit(&hold->head, memory_order_acquire);
 	uint64_t room = hold->size - (hold->written - head);
 	size_t overhead;
-	/* The most that `outputs` outputs of `bytes` bytes together can need, however they are cut.
-	 */
+	/* The most that outputs of `bytes` bytes together can need, however they are cut. */
 	return !__builtin_mul_overflow(outputs, sizeof(struct record) + 7, &overhead) &&
 	       overhead <= room && bytes <= room - overhead;
 }
 
 void hold_put(struct hold *hold, const void *bytes, size_t length)
 {
-	uint64_t head =
-		atomic_load_explicit(&hold->head, memory_order_acquire); /* H2, pairs with H1 */
+	/* H2, pairs with H1 */
+	uint64_t head = atomic_load_explicit(&hold->head, memory_order_acquire);
 	CHECK(D3,
 		length <= hold->size && record_size(length) <= hold->size - (hold->written - head),
 		"an output of %zu bytes has no room in the hold", length);
@@ -167,8 +167,7 @@ void hold_put(struct hold *hold, const void *bytes, size_t length)
 
 void hold_seal(struct hold *hold, uint32_t session, uint64_t lsn)
 {
-	uint64_t sealed =
-		atomic_load_explicit(&hold->sealed, memory_order_relaxed); /* our own store */
+	uint64_t sealed = atomic_load_explicit(&hold->sealed, memory_order_relaxed); /* our own */
 	if (sealed == hold->written)
 		return;
 	/* hold_forget and hold_released rest on it: an LSN names one burst, and later ones are
@@ -187,19 +186,15 @@ void hold_seal(struct hold *hold, uint32_t session, uint64_t lsn)
 		if (at == hold->written)
 			record->flags |= BURST_END;
 	}
-	/* Counted before they can leave (H3), so that no more are ever seen to have left than came.
-	 */
+	/* Counted before they can leave, so that no more are ever seen to have left than came. */
 	atomic_store_explicit(&hold->sealed_outputs, hold->put_outputs, memory_order_relaxed);
 	atomic_store_explicit(&hold->sealed_bytes, hold->put_bytes, memory_order_relaxed);
 	atomic_store_explicit(&hold->sealed, hold->written, memory_order_release); /* H3 */
 }
 
-/* ---- consumer ---- */
-
 static uint64_t head_of(const struct hold *hold)
 {
-	return atomic_load_explicit(
-		&hold->head, memory_order_relaxed); /* only the consumer stores it */
+	return atomic_load_explicit(&hold->head, memory_order_relaxed); /* the consumer's own */
 }
 
 static uint64_t sealed_end(const struct hold *hold)
@@ -395,12 +390,9 @@ void hold_clear(struct hold *hold)
 	advance(hold, sealed);
 }
 
-/* ---- any thread ---- */
-
 static uint64_t waiting(const _Atomic uint64_t *sealed, const _Atomic uint64_t *left)
 {
-	/* H6, pairs with H5: what has left was sealed before, and is in the second figure as well.
-	 */
+	/* H6, pairs with H5: what has left was sealed before, and is in the second figure too. */
 	uint64_t gone = atomic_load_explicit(left, memory_order_acquire);
 	return atomic_load_explicit(sealed, memory_order_relaxed) - gone;
 }

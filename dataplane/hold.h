@@ -1,10 +1,10 @@
 /*
  * The hold: where outputs wait until the log that leads to them is safe.
  *
- * A bounded FIFO of outputs, made by the vCPU thread (producer) and released by the dataplane thread
- * (consumer). Each output knows the session and the LSN of the end of its OUTPUT entry, and leaves
- * only when the commit counter of that session has reached that LSN (O2), or when a decision was made
- * about it by name (hold_decide). There is no flag that opens the gate for all.
+ * A bounded FIFO of outputs, made by the vCPU thread (producer) and released by the dataplane
+ * thread (consumer). Each output knows the session and the LSN of the end of its OUTPUT entry, and
+ * leaves only when the commit counter of that session has reached that LSN (O2), or when a decision
+ * was made about it by name (hold_decide). There is no flag that opens the gate for all.
  *
  * On a backup the same hold keeps what the guest has produced and nothing leaves; hold_forget drops
  * what the primary has reported as released (O3).
@@ -26,26 +26,30 @@ int hold_create(struct hold **out, size_t bytes) MUST_CHECK;
 void hold_destroy(struct hold *hold);
 
 /*
- * Producer. An output operation is a burst: first hold_has_room for all it may make, then hold_put for
- * each, then hold_seal for all of them. What is not sealed cannot be seen by the consumer. The bytes
- * are copied (O4).
+ * Producer. An output operation is a burst: first hold_has_room for all it may make, then hold_put
+ * for each, then hold_seal for all of them. What is not sealed cannot be seen by the consumer. The
+ * bytes are copied (O4). Each output costs up to 31 bytes of the hold beside its own. A session's
+ * seals have growing LSNs, one for each burst (CHECKed): hold_forget and hold_released rest on it.
  */
 bool hold_has_room(const struct hold *hold, size_t outputs, size_t bytes);
 void hold_put(struct hold *hold, const void *bytes, size_t length); /* CHECKs that there is room */
 void hold_seal(struct hold *hold, uint32_t session, uint64_t lsn);
 
 /*
- * Consumer. `acked(context, session)` is asked once for each session met. `send` gets runs of outputs
- * and returns how many the device has taken, in order; the rest stays. Returns how many left.
+ * Consumer. `acked(context, session)` is asked once for each session met. `send` gets runs of
+ * outputs and returns how many the device has taken, in order; the rest stays. Returns how many
+ * left.
  */
 struct hold_output {
 	const void *bytes;
 	size_t length;
 };
 size_t hold_release(struct hold *hold, uint64_t (*acked)(void *context, uint32_t session),
-	unsigned (*send)(void *context, const struct hold_output *outputs, unsigned count), void *context);
+	unsigned (*send)(void *context, const struct hold_output *outputs, unsigned count),
+	void *context);
 
-/* Every output of `session` that waits now may leave: the verdict of A1. Later ones are not touched. */
+/* Every output of `session` that waits now may leave: the verdict of A1. Later ones are not
+ * touched. */
 void hold_decide(struct hold *hold, uint32_t session);
 
 /* Drops outputs of `session` whose LSN is at or below `lsn`: they have left elsewhere (O3). */
@@ -55,7 +59,8 @@ void hold_forget(struct hold *hold, uint32_t session, uint64_t lsn);
 void hold_clear(struct hold *hold);
 
 /* Any thread. */
-uint64_t hold_waiting(const struct hold *hold);          /* outputs */
+uint64_t hold_waiting(const struct hold *hold); /* outputs */
 uint64_t hold_waiting_bytes(const struct hold *hold);
-/* The LSN of the last output of `session` that the device has taken, 0 if none yet (for RELEASED). */
+/* The LSN of the last output of `session` that the device has taken, 0 if none yet (for RELEASED).
+ */
 uint64_t hold_released(const struct hold *hold, uint32_t session);

@@ -44,8 +44,6 @@ struct port {
 	_Atomic uint64_t dropped;
 };
 
-/* ---- signals ---- */
-
 static int driver_signal;
 static void (*driver_handler)(int signal);
 /* The thread's own, so that a signal taken by any other thread finds nothing to ring. */
@@ -126,8 +124,6 @@ bool port_wakes(struct port *port, struct bell *const *bell)
 	return true;
 }
 
-/* ---- opening ---- */
-
 /* DPDK explains itself in its log only. We keep the first complaint for our own message; on a
  * normal start nobody needs to read that this kernel has no multiq. */
 static char complaint[200];
@@ -141,6 +137,15 @@ static ssize_t keep_complaint(void *cookie, const char *text, size_t size)
 			(int)(end ? (size_t)(end - text) : size), text);
 	}
 	return (ssize_t)size;
+}
+
+/* The complaint without the name of DPDK's function in front. */
+static const char *reason(void)
+{
+	const char *colon = strstr(complaint, "(): ");
+	if (complaint[0] == '\0')
+		return "DPDK gives no reason";
+	return colon ? colon + 4 + strspn(colon + 4, " ") : complaint;
 }
 
 /* The EAL pins its caller to a processor, and its own thread must take no signal of ours. */
@@ -185,8 +190,8 @@ static int start_eal(void)
 	free(saved_runtime);
 
 	if (started < 0)
-		return fail(error ? error : EIO, "DPDK does not start: %s (%s)",
-			complaint[0] ? complaint : "no reason given", rte_strerror(error));
+		return fail(error ? error : EIO, "DPDK does not start: %s (%s)", reason(),
+			rte_strerror(error));
 	return 0;
 }
 
@@ -223,28 +228,26 @@ static bool tap_in_use(const char *device)
 }
 
 /* Why the device could not be attached, as far as the log tells. */
-static int refused(const char *device, int error)
+static int refused(const char *device)
 {
 	if (strstr(complaint, "failed to parse device") || strstr(complaint, "Cannot find device"))
 		return fail(ENODEV,
 			"--net %s: DPDK knows no such driver (net_tap0,iface=NAME, "
-			"net_af_packet0,iface=NAME, "
-			"net_memif0,role=client, ...)",
+			"net_af_packet0,iface=NAME, net_memif0,role=client, ...)",
 			device);
 	if (strstr(complaint, strerror(EPERM)) || strstr(complaint, strerror(EACCES)))
 		return fail(EPERM,
 			"--net %s: %s; this device needs root or CAP_NET_ADMIN and CAP_NET_RAW",
-			device, complaint);
+			device, reason());
 	if (strstr(complaint, strerror(EBUSY)))
-		return fail(EBUSY, "--net %s: %s; another process has it", device, complaint);
+		return fail(EBUSY, "--net %s: %s; another process has it", device, reason());
 	if (strstr(complaint, "TUNSETIFF"))
 		return fail(ENODEV,
 			"--net %s: %s; is there another kind of interface of that name, or a tap "
-			"made without "
-			"multi_queue?",
-			device, complaint);
-	return fail(ENODEV, "--net %s: the driver refuses it: %s (%s)", device,
-		complaint[0] ? complaint : "no reason given", strerror(-error));
+			"made without multi_queue?",
+			device, reason());
+	return fail(ENODEV, "--net %s: the driver refuses it: %s; check its arguments", device,
+		reason());
 }
 
 static int attach(struct port *port, const char *device)
@@ -254,9 +257,8 @@ static int attach(struct port *port, const char *device)
 			"--net %s: another process has this interface; choose another name",
 			device);
 	complaint[0] = '\0';
-	int error = rte_dev_probe(device);
-	if (error)
-		return refused(device, error == -1 ? -EINVAL : error);
+	if (rte_dev_probe(device) != 0)
+		return refused(device);
 	char name[RTE_ETH_NAME_MAX_LEN];
 	snprintf(name, sizeof name, "%.*s", (int)strcspn(device, ","), device);
 	if (rte_eth_dev_get_port_by_name(name, &port->id) != 0)
@@ -264,8 +266,7 @@ static int attach(struct port *port, const char *device)
 	return 0;
 }
 
-/* The kernel's own limit for the interface behind the port may be lower than what the driver says.
- */
+/* The kernel's limit for the interface behind the port may be lower than the driver's. */
 static uint32_t kernel_mtu(unsigned index, uint32_t otherwise)
 {
 	struct ifreq request = {0};
@@ -362,7 +363,7 @@ int port_open(struct port **out, const char *device)
 		if (error == -1) /* some drivers know no other */
 			error = -EIO;
 		error = fail(-error, "--net %s: the device does not start: %s (%s)", device,
-			complaint[0] ? complaint : "no reason given", strerror(-error));
+			reason(), strerror(-error));
 		goto no_start;
 	}
 	*out = port;
@@ -392,8 +393,6 @@ void port_close(struct port *port)
 	rte_eal_cleanup();
 	free(port);
 }
-
-/* ---- frames ---- */
 
 unsigned port_receive(struct port *port, struct port_frame *frames, unsigned capacity)
 {

@@ -29,9 +29,9 @@ struct port_frame {
 /* main, first of all: blocks the signals that drivers use, in this thread and all it will start. */
 void port_block_signals(void);
 
-/* Starts DPDK for this device. -ENODEV when the string names no driver or the driver refuses it,
- * -EPERM without the rights, -EBUSY when the interface is another process's. DPDK leaves no file
- * behind. Once a process, whether it worked or not. */
+/* Starts DPDK for this device; before other threads are started. -ENODEV when the string names no
+ * driver or the driver refuses it, -EPERM without the rights, -EBUSY when the interface is another
+ * process's. DPDK leaves no file behind. Once a process, whether it worked or not. */
 int port_open(struct port **out, const char *device) MUST_CHECK;
 /* When no frame is left with anybody and the dataplane has stopped. */
 void port_close(struct port *port);

@@ -121,8 +121,9 @@ static void take_frames(struct machine *m)
 	struct port_frame *frame;
 	uint64_t end;
 	for (unsigned n = 0; n < FRAME_BURST && (frame = frame_queue_peek(&m->live->frames)); n++) {
-		/* Without a driver nobody would ever take it. */
-		if ((m->board.net.status & 4u) != 0) {
+		/* Without a working driver nobody would ever take it: only DRIVER_OK counts, and not
+		 * NEEDS_RESET. */
+		if ((m->board.net.status & (4u | 64u)) == 4u) {
 			if (!virtio_net_can_receive(&m->board.net, &m->env, frame->length))
 				break;
 			if (!append(m, LOG_NET_RX, frame->bytes, frame->length, &end))
@@ -147,9 +148,9 @@ static void take_keys(struct machine *m)
 static uint64_t sleep_ns(struct machine *m, uint64_t now)
 {
 	uint64_t deadline = pit_deadline(&m->board.pit);
-	if (deadline == PIT_NO_DEADLINE || deadline - now > IDLE_NS)
-		return deadline <= now ? 0 : IDLE_NS;
-	return deadline - now;
+	if (deadline <= now)
+		return 0;
+	return deadline - now < IDLE_NS ? deadline - now : IDLE_NS;
 }
 
 static void live_inputs(struct machine *m)

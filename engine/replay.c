@@ -89,8 +89,8 @@ static bool digest_equal(struct machine *m, const struct log_entry *entry)
 		return true;
 	char what[120];
 	bool memory = (word ^ entry->digest) >> 16 != 0, registers = ((word ^ entry->digest) & 0xffffu) != 0;
-	snprintf(what, sizeof what, "%s%s differ (memory swept: %#llx to %#llx)", registers ? "registers" : "",
-		memory ? registers ? " and memory" : "memory" : "", (unsigned long long)swept,
+	snprintf(what, sizeof what, "the %s differs (memory swept: %#llx to %#llx)",
+		memory && registers ? "state of registers and memory" : memory ? "memory" : "register state", (unsigned long long)swept,
 		(unsigned long long)(swept + DIGEST_SWEEP));
 	diverged(m, entry, what);
 	return false;

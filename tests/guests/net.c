@@ -82,8 +82,7 @@ static struct queue transmit = {.number = 1};
 static uint16_t free_pair[PAIRS];
 static unsigned free_pairs;
 
-/* Both queues full and one packet in the caller's hands: then none is left over, and none missing.
- */
+/* Both queues full and one packet in the caller's hands: then none is left over or missing. */
 #define PACKETS (SLOTS + PAIRS + 1)
 static _Alignas(4096) struct packet packets[PACKETS];
 static struct packet *free_packet[PACKETS];

@@ -17,6 +17,7 @@ struct registers {
 	uint64_t vector, error;
 	uint64_t rip, cs, rflags, rsp, ss;
 };
+_Static_assert(sizeof(struct registers) % 16 == 0, "start.S calls with this on an aligned stack");
 
 /* The guest provides these two. guest_main's result is the machine's exit code. */
 int guest_main(uint64_t memory_size, const char *command_line);

@@ -1,8 +1,8 @@
 /*
  * Where a guest starts, and where every interrupt enters.
  *
- * The loader leaves: 64-bit mode, interrupts off, the first 4 GiB mapped one to one, RDI the size of
- * memory, RSI the command line, no stack.
+ * The loader leaves: 64-bit mode, interrupts off, the first 4 GiB mapped one to one, RDI the size
+ * of memory, RSI the command line, no stack.
  */
 
 #define CODE 0x10
@@ -68,10 +68,7 @@ interrupt_entry:
 	push %r15
 	cld
 	mov %rsp, %rdi
-	mov %rsp, %rbp
-	and $-16, %rsp	/* a vector may come with the stack at any multiple of 8 */
-	call interrupt
-	mov %rbp, %rsp
+	call interrupt	/* the CPU has aligned the stack, and the frame is a multiple of 16 */
 	pop %r15
 	pop %r14
 	pop %r13

@@ -112,8 +112,6 @@ static inline void set_up(const char *interface, bool up)
 	close(fd);
 }
 
-/* ---- frames that are only ours ---- */
-
 #define OUR_TYPE 0x88b5u /* for experiments (IEEE 802) */
 
 /* A frame that carries its number, with bytes that follow from it. */

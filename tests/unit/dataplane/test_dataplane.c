@@ -43,8 +43,6 @@ long syscall(long number, ...)
 	return result;
 }
 
-/* ---- a user of the dataplane ---- */
-
 struct user {
 	_Atomic uint64_t acked; /* of session 1; every other has none */
 	_Atomic unsigned room;  /* frames it can still take */
@@ -160,8 +158,6 @@ static void until_asleep(void)
 	dataplane_wake(dp);
 	UNTIL(atomic_load(&sleeps) != before);
 }
-
-/* ---- without a port ---- */
 
 static void release_when_live(void)
 {
@@ -459,8 +455,6 @@ static void the_loops_thread_takes_the_drivers_signals_and_no_others(void **stat
 	run_in_child(signals_without_port);
 	run_in_child(signals_with_tap);
 }
-
-/* ---- with a port ---- */
 
 static void wake_by_frames(void)
 {

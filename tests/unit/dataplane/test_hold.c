@@ -538,8 +538,6 @@ static void a_hold_is_at_least_as_large_as_asked(void **state)
 	hold_destroy(NULL);
 }
 
-/* ---- two threads ---- */
-
 #define STRESS_OUTPUTS 60000u
 
 struct message {

@@ -9,8 +9,6 @@ static void open_port(const char *device)
 	REQUIRE(port_open(&port, device) == 0);
 }
 
-/* ---- starting ---- */
-
 /* Standard error of the child from here on; what it has said, at the end. */
 static FILE *listen_to_stderr(void)
 {
@@ -144,8 +142,6 @@ static void a_tap_that_another_process_has_is_not_shared_with_it(void **state)
 	(void)state;
 	run_in_child(open_one_in_use);
 }
-
-/* ---- frames, through a ring that brings back what is sent ---- */
 
 #define BUFFER 2048u
 
@@ -284,8 +280,6 @@ static void frames_that_are_kept_do_not_keep_others_from_being_sent(void **state
 	(void)state;
 	run_in_child(keep_everything);
 }
-
-/* ---- real devices ---- */
 
 static unsigned receive_ours(struct port_frame *received, unsigned wanted)
 {

@@ -1,0 +1,32 @@
+#!/bin/sh
+# All tests, in the order in which they fail fastest; closes with the counts of all together. Run by
+# `make check`. BUILD names the plain build folder.
+cd "$(dirname "$0")/.." || exit
+BUILD=${BUILD:-build}
+export BUILD CRASH_BUILD=build-crash
+counts=$(mktemp)
+trap 'rm -f "$counts"' EXIT
+
+# part TITLE COMMAND...: runs it, and keeps the counts that it closes with; without any it has failed.
+part()
+{
+	title=$1
+	shift
+	echo "== $title"
+	"$@" 2>&1 | tee "$counts.part"
+	grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$counts.part" | tail -n 1 >"$counts.line"
+	[ -s "$counts.line" ] || echo "0 passed, 1 failed, 0 skipped" >"$counts.line"
+	cat "$counts.line" >>"$counts"
+	rm -f "$counts.part" "$counts.line"
+}
+
+jobs=-j$(nproc)
+part "unit tests" make -s "$jobs" BUILD="$BUILD" unit
+part "unit tests, address and undefined-behaviour sanitizers" make -s "$jobs" SANITIZE=address,undefined unit
+part "unit tests, thread sanitizer" make -s "$jobs" SANITIZE=thread unit
+echo "== the build with crash points"
+make -s "$jobs" CRASH_POINTS=1 BUILD="$CRASH_BUILD" all || exit
+part "integration tests" tests/run_integration.sh
+
+echo "== in all"
+awk '{ p += $1; f += $3; s += $5 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 }' "$counts"
