@@ -1,6 +1,7 @@
 #include "dataplane/dataplane.h"
 
 #include "base/check.h"
+#include "base/crash_point.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -108,7 +109,10 @@ static unsigned send_frames(void *context, const struct hold_output *outputs, un
 	struct dataplane *dp = context;
 	if (!dp->port)
 		return n; /* a guest without a network sends into nothing */
+	CRASH_POINT("release.before");
 	unsigned taken = port_send(dp->port, outputs, n);
+	if (taken)
+		CRASH_POINT("transmit.after");
 	uint64_t bytes = 0;
 	for (unsigned i = 0; i < taken; i++)
 		bytes += outputs[i].length;

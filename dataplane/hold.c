@@ -1,7 +1,6 @@
 #include "dataplane/hold.h"
 
 #include "base/check.h"
-#include "base/crash_point.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -35,7 +34,6 @@ _Static_assert(sizeof(struct record) == 24 && sizeof(struct record) % _Alignof(s
 	"records follow one another without a gap");
 
 #define BURST_END 1u /* the last output of its seal */
-#define DROPPED 2u   /* forgotten behind others that still wait */
 
 #define RUN 32u
 #define SESSIONS_MET 8u
@@ -170,8 +168,7 @@ void hold_seal(struct hold *hold, uint32_t session, uint64_t lsn)
 	uint64_t sealed = atomic_load_explicit(&hold->sealed, memory_order_relaxed); /* our own */
 	if (sealed == hold->written)
 		return;
-	/* hold_forget and hold_released rest on it: an LSN names one burst, and later ones are
-	 * greater. */
+	/* hold_released rests on it: an LSN names one burst, and later ones are greater. */
 	CHECK(O1, session == SESSION_ALONE || session != hold->last_session || lsn > hold->last_lsn,
 		"outputs of session %u sealed with LSN %lu after LSN %lu", session,
 		(unsigned long)lsn, (unsigned long)hold->last_lsn);
@@ -269,7 +266,7 @@ static void note_released(struct hold *hold, uint32_t session, uint64_t lsn)
 }
 
 struct run {
-	uint64_t end; /* behind the last one and what is dropped after it */
+	uint64_t end; /* behind the last one */
 	unsigned count;
 	uint64_t at[RUN];
 };
@@ -282,11 +279,9 @@ static void gather(const struct hold *hold, uint64_t position, uint64_t sealed, 
 	run->end = position;
 	while (run->end != sealed && run->count < RUN) {
 		const struct record *record = record_at(hold, run->end);
-		if (!(record->flags & DROPPED)) {
-			if (!covered(record, acks))
-				break;
-			run->at[run->count++] = run->end;
-		}
+		if (!covered(record, acks))
+			break;
+		run->at[run->count++] = run->end;
 		run->end += record_size(record->length);
 	}
 }
@@ -305,11 +300,8 @@ static unsigned hand_over(const struct hold *hold, const struct run *run, struct
 			(unsigned long)acked_lsn(acks, record->session));
 		outputs[i] = (struct hold_output){.bytes = record->bytes, .length = record->length};
 	}
-	CRASH_POINT("release.before");
 	unsigned taken = send(context, outputs, run->count);
 	CHECK(O2, taken <= run->count, "%u outputs left of %u", taken, run->count);
-	if (taken)
-		CRASH_POINT("transmit.after");
 	return taken;
 }
 
@@ -324,8 +316,6 @@ size_t hold_release(struct hold *hold, uint64_t (*acked)(void *context, uint32_t
 	unsigned taken;
 	do {
 		gather(hold, head_of(hold), sealed, &acks, &run);
-		if (run.end == head_of(hold))
-			break;
 		taken = run.count ? hand_over(hold, &run, &acks, send, context) : 0;
 		uint64_t bytes = 0;
 		for (unsigned i = 0; i < taken; i++) {
@@ -350,44 +340,6 @@ void hold_decide(struct hold *hold, uint32_t session)
 			record->session = SESSION_ALONE;
 		at += record_size(record->length);
 	}
-}
-
-void hold_forget(struct hold *hold, uint32_t session, uint64_t lsn)
-{
-	uint64_t sealed = sealed_end(hold);
-	uint64_t outputs = 0, bytes = 0;
-	for (uint64_t at = head_of(hold); at != sealed;) {
-		struct record *record = record_at(hold, at);
-		at += record_size(record->length);
-		if (record->session != session || record->flags & DROPPED)
-			continue;
-		if (record->lsn > lsn)
-			break; /* LSNs of a session only grow */
-		record->flags |= DROPPED;
-		outputs++;
-		bytes += record->length;
-	}
-	uint64_t head = head_of(hold);
-	while (head != sealed && record_at(hold, head)->flags & DROPPED)
-		head += record_size(record_at(hold, head)->length);
-	count_left(hold, outputs, bytes);
-	advance(hold, head);
-}
-
-void hold_clear(struct hold *hold)
-{
-	uint64_t sealed = sealed_end(hold);
-	uint64_t outputs = 0, bytes = 0;
-	for (uint64_t at = head_of(hold); at != sealed;) {
-		const struct record *record = record_at(hold, at);
-		at += record_size(record->length);
-		if (record->flags & DROPPED)
-			continue;
-		outputs++;
-		bytes += record->length;
-	}
-	count_left(hold, outputs, bytes);
-	advance(hold, sealed);
 }
 
 static uint64_t waiting(const _Atomic uint64_t *sealed, const _Atomic uint64_t *left)

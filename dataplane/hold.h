@@ -6,8 +6,8 @@
  * leaves only when the commit counter of that session has reached that LSN (O2), or when a decision
  * was made about it by name (hold_decide). There is no flag that opens the gate for all.
  *
- * On a backup the same hold keeps what the guest has produced and nothing leaves; hold_forget drops
- * what the primary has reported as released (O3).
+ * On a backup the same hold keeps what the guest has produced: what the primary has reported as
+ * released is covered there, and goes nowhere (O3).
  */
 #pragma once
 
@@ -29,7 +29,7 @@ void hold_destroy(struct hold *hold);
  * Producer. An output operation is a burst: first hold_has_room for all it may make, then hold_put
  * for each, then hold_seal for all of them. What is not sealed cannot be seen by the consumer. The
  * bytes are copied (O4). Each output costs up to 31 bytes of the hold beside its own. A session's
- * seals have growing LSNs, one for each burst (CHECKed): hold_forget and hold_released rest on it.
+ * seals have growing LSNs, one for each burst (CHECKed): hold_released rests on it.
  */
 bool hold_has_room(const struct hold *hold, size_t outputs, size_t bytes);
 void hold_put(struct hold *hold, const void *bytes, size_t length); /* CHECKs that there is room */
@@ -51,12 +51,6 @@ size_t hold_release(struct hold *hold, uint64_t (*acked)(void *context, uint32_t
 /* Every output of `session` that waits now may leave: the verdict of A1. Later ones are not
  * touched. */
 void hold_decide(struct hold *hold, uint32_t session);
-
-/* Drops outputs of `session` whose LSN is at or below `lsn`: they have left elsewhere (O3). */
-void hold_forget(struct hold *hold, uint32_t session, uint64_t lsn);
-
-/* Drops everything that waits, at a halt. */
-void hold_clear(struct hold *hold);
 
 /* Any thread. */
 uint64_t hold_waiting(const struct hold *hold); /* outputs */

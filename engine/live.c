@@ -25,6 +25,30 @@ static uint64_t guest_now(struct live *live)
 
 
 
+static void hand_over(struct machine *m)
+{
+	struct live *live = m->live;
+	if (log_writer_flush(live->log) < 0)
+		live->broken = true;
+	atomic_store_explicit(&live->flushed, log_writer_flushed(live->log), memory_order_release);
+	live->flush_wanted = false;
+}
+
+/* The LSN up to which all outputs of this session have left, of every device. */
+static uint64_t released(const struct machine *m)
+{
+	const struct live *live = m->live;
+	uint64_t newest = 0, oldest = UINT64_MAX;
+	for (unsigned i = 0; i < OUTPUT_DEVICES; i++) {
+		uint64_t lsn = hold_released(m->hold[i], live->session);
+		if (lsn < live->sealed[i] && lsn < oldest)
+			oldest = lsn;
+		if (live->sealed[i] > newest)
+			newest = live->sealed[i];
+	}
+	return oldest < newest ? oldest : newest;
+}
+
 /*
  * Hands everything over. `left` is told to the backup if it is news: the guest is past every position
  * below it (D6). MARK and RELEASED never wait for room; they are said again with the next flush.
@@ -34,18 +58,11 @@ static void flush(struct machine *m, position left)
 	struct live *live = m->live;
 	if (!live->log || live->broken)
 		return;
-	uint64_t released = UINT64_MAX;
-	for (unsigned i = 0; i < OUTPUT_DEVICES; i++) {
-		uint64_t lsn = hold_released(m->hold[i], live->session);
-		if (lsn < live->sealed[i] && lsn < released)
-			released = lsn;
-	}
-	if (released == UINT64_MAX) /* nothing waits */
-		released = live->sealed[0] > live->sealed[1] ? live->sealed[0] : live->sealed[1];
 	uint32_t word = digest_word(&m->digest);
-	if (released > live->told_released && log_writer_append(live->log, LOG_RELEASED, m->digest.at, word,
-						      &released, sizeof released, NULL) == 0)
-		live->told_released = released;
+	uint64_t gone = released(m);
+	if (gone > live->told_released &&
+		log_writer_append(live->log, LOG_RELEASED, m->digest.at, word, &gone, sizeof gone, NULL) == 0)
+		live->told_released = gone;
 	bool beat = atomic_exchange_explicit(&live->beat_wanted, false, memory_order_relaxed);
 	bool news = left > live->told_left;
 	if (!news)
@@ -53,10 +70,7 @@ static void flush(struct machine *m, position left)
 	if ((news || beat) &&
 		log_writer_append(live->log, LOG_MARK, m->digest.at, word, &left, sizeof left, NULL) == 0)
 		live->told_left = left;
-	if (log_writer_flush(live->log) < 0)
-		live->broken = true;
-	atomic_store_explicit(&live->flushed, log_writer_flushed(live->log), memory_order_release);
-	live->flush_wanted = false;
+	hand_over(m);
 }
 
 /*
@@ -232,8 +246,8 @@ static void live_ended(struct machine *m, enum log_end reason, uint32_t value)
 {
 	struct log_ending ending = {.reason = reason, .value = value};
 	uint64_t end;
-	if (append(m, LOG_END, &ending, sizeof ending, &end))
-		flush(m, m->exits);
+	if (append(m, LOG_END, &ending, sizeof ending, &end) && m->live->log)
+		hand_over(m); /* nothing follows END */
 	m->end_reason = reason;
 	m->end_value = value;
 	machine_end(m, MACHINE_ENDED, NULL);
@@ -247,7 +261,7 @@ void live_stop(struct machine *m)
 	if (live->log && !live->broken &&
 		log_writer_append(live->log, LOG_END, m->digest.at, digest_word(&m->digest), &ending,
 			sizeof ending, NULL) == 0)
-		flush(m, 0);
+		hand_over(m);
 	m->end_reason = LOG_END_STOPPED;
 	machine_end(m, MACHINE_STOPPED, NULL);
 }

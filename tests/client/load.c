@@ -436,8 +436,8 @@ static void report(struct load *load, uint64_t now)
 	uint64_t asked = history->adds.count + history->queries.count;
 	uint64_t second = (load->report_ns - history->start_ns) / SECOND;
 	fprintf(stderr,
-		"%4" PRIu64 " s: %6" PRIu64 " requests, %6" PRIu64 " answered (%5" PRIu64
-		"/s), slowest answer %6.1f ms, longest silence %6.1f ms\n",
+		"%4" PRIu64 " s: %6" PRIu64 " asked, %6" PRIu64 " answered (%" PRIu64
+		"/s); slowest %.1f ms, longest silence %.1f ms\n",
 		second, asked, load->answered, load->answered - load->report_answered,
 		(double)load->report_slowest_ns / MS, (double)load->report_gap_ns / MS);
 	load->report_ns += SECOND;

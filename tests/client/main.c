@@ -26,7 +26,7 @@ static const char help[] =
 	"  --rate N               ADDs a second (500)\n"
 	"  --closed N             instead of a rate: always N ADDs without an answer\n"
 	"  --seconds S            how long to make requests (10); SIGTERM or SIGINT ends it early\n"
-	"  --window N             the most ADDs without an answer, with a rate (1024)\n"
+	"  --window N             the most ADDs without an answer, with a rate (256)\n"
 	"  --every N              after N ADDs, a GET and a TIME in turn; 0: none (15)\n"
 	"  --retry MS             the least time before a request is sent again (50), which is\n"
 	"                         longer while the guest is slow\n"
@@ -283,7 +283,7 @@ int main(int argc, char **argv)
 	struct options options = {
 		.load = {.rate = 500,
 			.seconds = 10,
-			.window = 1024,
+			.window = 256,
 			.every = 15,
 			.retry_ms = 50,
 			.deadline = 10,

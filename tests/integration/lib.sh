@@ -167,14 +167,19 @@ wait_role()
 	until [ "$(host_status "$1" role)" = "$2" ]; do
 		running "${HOST_PID[$1]}" || return 1
 		[ "$SECONDS" -lt "$end" ] || return 1
-		sleep 0.1
+		sleep 0.05
 	done
 }
 
-# wait_protected LIVE BACKUP SECONDS
+# wait_protected LIVE BACKUP SECONDS: the same for a pair.
 wait_protected()
 {
-	wait_role "$2" backup "$3" && wait_role "$1" primary "$3"
+	local end=$((SECONDS + $3))
+	until [ "$(host_status "$2" role)" = backup ] && [ "$(host_status "$1" role)" = primary ]; do
+		running "${HOST_PID[$1]}" && running "${HOST_PID[$2]}" || return 1
+		[ "$SECONDS" -lt "$end" ] || return 1
+		sleep 0.05
+	done
 }
 
 # kill_hard NAME: as if its host had died. A client that runs starts to measure the pause.

@@ -144,7 +144,6 @@ static void what_is_not_sealed_cannot_leave(void **state)
 	assert_int_equal(release(), 0);
 	assert_int_equal(hold_waiting(hold), 0);
 	hold_decide(hold, SESSION_ALONE);
-	hold_clear(hold);
 	assert_int_equal(release(), 0);
 	hold_seal(hold, 3, 10);
 	assert_int_equal(release(), 2);
@@ -267,79 +266,6 @@ static void a_decision_does_not_touch_another_session(void **state)
 	assert_int_equal(release(), 2);
 }
 
-static void forgetting_drops_exactly_what_was_released_elsewhere(void **state)
-{
-	(void)state;
-	for (uint64_t lsn = 0; lsn <= 1100; lsn += 50) {
-		for (uint32_t i = 1; i <= 10; i++) {
-			put(2 * i);
-			put(2 * i + 1);
-			hold_seal(hold, (uint32_t)(3 + lsn / 50), 100 * i);
-		}
-		unsigned dropped = lsn / 100 < 10 ? (unsigned)(lsn / 100) : 10;
-		hold_forget(hold, (uint32_t)(3 + lsn / 50), lsn);
-		assert_int_equal(hold_waiting(hold), 20 - 2 * dropped);
-		assert_int_equal(hold_waiting_bytes(hold), 4 * (20 - 2 * dropped));
-		hold_decide(hold, (uint32_t)(3 + lsn / 50));
-		world.count = 0;
-		assert_int_equal(release(), 20 - 2 * dropped);
-		if (dropped < 10)
-			assert_int_equal(world.first[0], 2 * (dropped + 1));
-		assert_int_equal(hold_waiting(hold), 0);
-	}
-}
-
-static void forgetting_reaches_past_another_sessions_outputs(void **state)
-{
-	(void)state;
-	output(1, 3, 100);
-	output(2, 4, 10);
-	output(3, 3, 200);
-	output(4, 4, 20);
-	output(5, 4, 30);
-	hold_forget(hold, 4, 20);
-	hold_forget(hold, 4, 20);
-	assert_int_equal(hold_waiting(hold), 3);
-	assert_int_equal(hold_waiting_bytes(hold), 12);
-	world.acked[3] = 200;
-	assert_int_equal(release(), 2);
-	assert_int_equal(world.first[0], 1);
-	assert_int_equal(world.first[1], 3);
-	world.acked[4] = 30;
-	assert_int_equal(release(), 1);
-	assert_int_equal(world.first[2], 5);
-	assert_int_equal(hold_waiting(hold), 0);
-	/* All of the room is back. */
-	assert_true(hold_has_room(hold, 1, SIZE - OVERHEAD));
-}
-
-static void dropped_outputs_at_the_end_give_their_room_back(void **state)
-{
-	(void)state;
-	output(1, 3, 100);
-	output(2, 4, 10);
-	hold_forget(hold, 4, 10);
-	world.acked[3] = 100;
-	assert_int_equal(release(), 1);
-	assert_int_equal(hold_waiting(hold), 0);
-	assert_true(hold_has_room(hold, 1, SIZE - OVERHEAD));
-}
-
-static void clearing_drops_everything_that_waits(void **state)
-{
-	(void)state;
-	output(1, 3, 100);
-	output(2, 4, 10);
-	output(3, 3, 200);
-	hold_forget(hold, 4, 10);
-	hold_clear(hold);
-	assert_int_equal(hold_waiting(hold), 0);
-	assert_int_equal(hold_waiting_bytes(hold), 0);
-	world.acked[3] = world.acked[4] = UINT64_MAX;
-	assert_int_equal(release(), 0);
-	assert_true(hold_has_room(hold, 1, SIZE - OVERHEAD));
-}
-
 static void a_burst_counts_as_released_when_its_last_output_has_left(void **state)
 {
 	(void)state;
@@ -411,7 +337,7 @@ static void promised_room_is_there_at_every_offset(void **state)
 			}
 			assert_true(n >= (SIZE - lengths[k] - OVERHEAD) / (lengths[k] + OVERHEAD));
 			hold_seal(hold, SESSION_ALONE, 0);
-			hold_clear(hold);
+			release();
 		}
 		/* A burst asked for as a whole, up to the last byte of what is offered. */
 		size_t most = SIZE - 5 * OVERHEAD;
@@ -421,12 +347,12 @@ static void promised_room_is_there_at_every_offset(void **state)
 			hold_put(hold, bytes, 1);
 		hold_put(hold, bytes, most - 4);
 		hold_seal(hold, SESSION_ALONE, 0);
-		hold_clear(hold);
+		release();
 		/* The next offset. */
 		assert_true(hold_has_room(hold, 1, 0));
 		hold_put(hold, bytes, 0);
 		hold_seal(hold, SESSION_ALONE, 0);
-		hold_clear(hold);
+		release();
 	}
 }
 
@@ -671,10 +597,6 @@ int main(void)
 		TEST(more_sessions_than_a_call_can_remember_only_take_more_calls),
 		TEST(a_decision_frees_the_waiting_outputs_of_one_session_and_no_later_ones),
 		TEST(a_decision_does_not_touch_another_session),
-		TEST(forgetting_drops_exactly_what_was_released_elsewhere),
-		TEST(forgetting_reaches_past_another_sessions_outputs),
-		TEST(dropped_outputs_at_the_end_give_their_room_back),
-		TEST(clearing_drops_everything_that_waits),
 		TEST(a_burst_counts_as_released_when_its_last_output_has_left),
 		TEST(a_burst_longer_than_a_run_counts_as_released_at_its_end),
 		TEST(what_was_released_is_known_of_this_session_and_the_one_before),
