@@ -1,4 +1,4 @@
-#include "engine/pair.h"
+		if (ended || atomic_load(&pair->replay.drained))#include "engine/pair.h"
 
 #include "base/check.h"
 #include "engine/commands.h"
@@ -348,10 +348,16 @@ static void on_tick(evutil_socket_t fd, short what, void *context)
 /* The machine of a live process has ended by itself or by request: its last outputs leave first. */
 static void finish_live(struct pair *pair)
 {
-	if (!host_drain(&pair->host, LAST_OUTPUTS_MS))
+	uint32_t flags = HEARTBEAT_LEAVING;
+	if (!host_drain(&pair->host, LAST_OUTPUTS_MS)) {
 		say("the guest has ended, but the last outputs were not acknowledged and did not leave");
+		flags = 0; /* so that the backup takes over, to send its own */
+	}
+	/* A stop whose END found no room in the log is told this way. */
+	if (pair->host.machine.verdict == MACHINE_STOPPED)
+		flags |= HEARTBEAT_STOP_REQUESTED;
 	if (pair->session)
-		beat(pair, HEARTBEAT_LEAVING);
+		beat(pair, flags);
 	pair_halt(pair, host_verdict(&pair->host));
 }
 

@@ -6,26 +6,25 @@
 set -u
 cd "${0%/*}/../.." || exit
 CLIENT=${BUILD:-build}/tests/client/client
-passed=0 failed=0
+. tests/integration/cases.sh
 
-# finds NAME WORDS: the history on standard input is refused, and each complaint has one of WORDS (an
+# finds SENTENCE WORDS: the history on standard input is refused, and each complaint has one of WORDS (an
 # extended regular expression); without WORDS it is accepted.
 finds()
 {
-	local output complaints
-	output=$("$CLIENT" check - 2>&1)
-	complaints=$(grep '^violation: ' <<<"$output")
-	if [ -z "$2" ] && grep -q ' violations=0$' <<<"$output"; then
-		passed=$((passed + 1))
+	local said complaints
+	said=$("$CLIENT" check - 2>&1)
+	complaints=$(grep '^violation: ' <<<"$said")
+	if [ -z "$2" ] && grep -q ' violations=0$' <<<"$said"; then
+		ok "$1"
 	elif [ -n "$2" ] && [ -n "$complaints" ] && ! grep -Evq "$2" <<<"$complaints"; then
-		passed=$((passed + 1))
+		ok "$1"
 	else
-		failed=$((failed + 1))
-		printf 'failed: %s\n%s\n' "$1" "$output"
+		failed "$1" "$said"
 	fi
 }
 
-finds an_honest_history_is_accepted '' <<'END'
+finds "an honest history is accepted" '' <<'END'
 base 1000 10
 add 1 5 100 200 1005 1
 add 2 7 110 190 1012 3 1012
@@ -39,7 +38,7 @@ get 1200 1300 1015 14 2
 final 1015 14
 END
 
-finds answers_in_another_order_than_the_requests_are_accepted '' <<'END'
+finds "answers in another order than the requests are accepted" '' <<'END'
 base 0 0
 add 1 5 100 900 12 1
 add 2 7 110 200 7 1
@@ -48,7 +47,7 @@ get 130 190 12 2 1
 final 12 2
 END
 
-finds an_unanswered_add_may_be_in_the_total '' <<'END'
+finds "an unanswered ADD may be in the total" '' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 add 2 7 110 - - 9
@@ -56,7 +55,7 @@ add 3 1 120 200 13 1
 final 13 3
 END
 
-finds an_unanswered_add_may_be_missing '' <<'END'
+finds "an unanswered ADD may be missing" '' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 add 2 7 110 - - 9
@@ -64,7 +63,7 @@ add 3 1 120 200 6 1
 final 6 2
 END
 
-finds other_clients_may_add_in_a_shared_history '' <<'END'
+finds "other clients may add in a shared history" '' <<'END'
 shared
 base 0 0
 add 1 5 100 200 105 1
@@ -73,21 +72,21 @@ add 2 7 500 600 212 1
 final 300 9
 END
 
-finds a_forgotten_add_is_found 'overlap|total grew|guest counted' <<'END'
+finds "a forgotten ADD is found" 'overlap|total grew|guest counted' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 add 2 5 110 210 5 1
 final 5 1
 END
 
-finds a_forgotten_last_add_is_found 'final total|total grew|guest counted' <<'END'
+finds "a forgotten last ADD is found" 'final total|total grew|guest counted' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 add 2 7 300 400 12 1
 final 5 1
 END
 
-finds an_add_forgotten_beside_another_client_is_found 'overlap' <<'END'
+finds "an ADD forgotten beside another client is found" 'overlap' <<'END'
 shared
 base 0 0
 add 1 5 100 200 105 1
@@ -95,7 +94,7 @@ add 2 7 110 210 108 1
 final 300 9
 END
 
-finds an_add_counted_twice_is_found 'no ADD accounts for it|total grew' <<'END'
+finds "an ADD counted twice is found" 'no ADD accounts for it|total grew' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 add 2 7 110 210 19 2
@@ -103,53 +102,53 @@ add 3 1 300 400 20 1
 final 20 3
 END
 
-finds an_add_counted_twice_after_its_answer_is_found 'no ADD accounts for it|total grew|guest counted' <<'END'
+finds "an ADD counted twice after its answer is found" 'no ADD accounts for it|total grew|guest counted' <<'END'
 base 0 0
 add 1 5 100 200 5 2
 final 10 2
 END
 
-finds more_than_the_unanswered_add_is_not_explained_by_it 'no ADD accounts for it|total grew' <<'END'
+finds "more than the unanswered add is not explained by it" 'no ADD accounts for it|total grew' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 add 2 7 110 - - 9
 final 13 2
 END
 
-finds a_wrong_number_of_adds_is_found 'guest counted' <<'END'
+finds "a wrong number of ADDs is found" 'guest counted' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 add 2 7 110 210 12 1
 final 12 3
 END
 
-finds a_ledger_that_forgot_what_was_before_is_found 'held 1000 |final total' <<'END'
+finds "a ledger that forgot what was before is found" 'held 1000 |final total' <<'END'
 base 1000 3
 add 1 5 100 200 5 1
 final 5 1
 END
 
-finds a_repeat_with_another_answer_is_found 'and later with 12' <<'END'
+finds "a repeat with another answer is found" 'and later with 12' <<'END'
 base 0 0
 add 1 5 100 200 5 2 12
 final 5 1
 END
 
-finds a_total_that_goes_back_is_found 'the total went back' <<'END'
+finds "a total that goes back is found" 'the total went back' <<'END'
 base 0 0
 add 1 5 100 200 12 1
 add 2 7 300 400 7 1
 final 12 2
 END
 
-finds a_get_from_an_older_state_is_found 'the total went back' <<'END'
+finds "a GET from an older state is found" 'the total went back' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 get 300 400 0 0 1
 final 5 1
 END
 
-finds a_total_that_no_order_of_adds_explains_is_found 'a GET at' <<'END'
+finds "a total that no order of ADDs explains is found" 'a GET at' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 add 2 7 110 210 12 1
@@ -157,7 +156,7 @@ get 120 220 7 1 1
 final 12 2
 END
 
-finds a_count_that_belongs_to_another_total_is_found 'a GET at' <<'END'
+finds "a count that belongs to another total is found" 'a GET at' <<'END'
 base 0 0
 add 1 5 100 200 5 1
 add 2 7 110 210 12 1
@@ -165,7 +164,7 @@ get 120 220 5 2 1
 final 12 2
 END
 
-finds a_count_that_goes_back_is_found 'the count went back' <<'END'
+finds "a count that goes back is found" 'the count went back' <<'END'
 shared
 base 0 0
 get 100 200 5 2 1
@@ -173,7 +172,7 @@ get 300 400 6 1 1
 final 6 3
 END
 
-finds a_clock_that_goes_back_is_found "the guest's clock went back" <<'END'
+finds "a clock that goes back is found" "the guest's clock went back" <<'END'
 base 0 0
 time 100 200 5000 1
 time 150 300 4000 1
@@ -181,11 +180,10 @@ time 201 300 4999 1
 final 0 0
 END
 
-finds an_answer_to_nothing_is_found 'answers nothing' <<'END'
+finds "an answer to nothing is found" 'answers nothing' <<'END'
 base 0 0
 odd ERR what
 final 0 0
 END
 
-echo "client_history: $passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+[ "$CASES_FAILED" -eq 0 ]
