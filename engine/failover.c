@@ -83,7 +83,7 @@ void failover_go_alone(struct pair *pair)
 
 void failover_suspect(struct pair *pair, const char *why)
 {
-	say("the primary is suspected (%s): taking over", why);
+	say("the primary is suspected (%s): replaying the rest of its log", why);
 	role_change(&pair->role, ROLE_LIVE);
 	suspect(pair, why, pair->session->heard_ns);
 	receiver_finish(&pair->session->receiver);
@@ -99,6 +99,19 @@ static void go_live(struct machine *m, void *argument)
 void failover_take_over(struct pair *pair)
 {
 	struct machine *m = &pair->host.machine;
+	const uint32_t stopped = HEARTBEAT_LEAVING | HEARTBEAT_STOP_REQUESTED;
+	uint32_t flags = pair->session->heard.flags;
+	bool in_order = m->verdict == MACHINE_ENDED || m->verdict == MACHINE_STOPPED;
+	/* A machine that failed or diverged goes nowhere. One that ended, or was stopped, together with
+	 * a primary whose last outputs have left has nothing to go live for. */
+	if (machine_ended(m) && (!in_order || (flags & HEARTBEAT_LEAVING))) {
+		pair_halt(pair, host_verdict(&pair->host));
+		return;
+	}
+	if ((flags & stopped) == stopped) {
+		pair_halt(pair, STATUS_OK);
+		return;
+	}
 	CHECK(D5, m->verdict != MACHINE_DIVERGED, "a diverged backup asks to go live");
 	if (pair->failover.drained_ns < pair->failover.suspected_ns)
 		pair->failover.drained_ns = now_ns();

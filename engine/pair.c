@@ -1,4 +1,4 @@
-		if (ended || atomic_load(&pair->replay.drained))#include "engine/pair.h"
+#include "engine/pair.h"
 
 #include "base/check.h"
 #include "engine/commands.h"
@@ -385,9 +385,7 @@ static void on_woken(void *context)
 		/* One that has ended in order stays until the primary has sent its last outputs. */
 		break;
 	case ROLE_LIVE:
-		if (ended && m->verdict != MACHINE_ENDED && m->verdict != MACHINE_STOPPED)
-			pair_halt(pair, host_verdict(&pair->host));
-		else if (ended || atomic_load(&pair->replay.drained))
+		if (ended || atomic_load(&pair->replay.drained))
 			failover_take_over(pair);
 		break;
 	default:
@@ -409,8 +407,17 @@ static void on_leave(void *context)
 		stop_vm(pair);
 		return;
 	}
-	if (pair->role == ROLE_PRIMARY)
+	if (pair->role == ROLE_PRIMARY) {
+		struct machine *m = &pair->host.machine;
+		bool ended = machine_ended(m);
+		/* From here on nothing more is logged: not even that the guest has ended. */
+		machine_call(m, MACHINE_ANYWHERE, leave_machine, NULL);
+		if (ended || m->verdict == MACHINE_ENDED) {
+			finish_live(pair);
+			return;
+		}
 		say("leaving: VM %s goes on at the backup", pair->host.config->name);
+	}
 	if (pair->session)
 		beat(pair, HEARTBEAT_LEAVING);
 	pair_halt(pair, STATUS_OK);

@@ -30,8 +30,7 @@
 #define CREDIT_EACH_TICK 4
 #define RETRY_MOST_NS (2ull * SECOND)
 
-/* The guest remembers the last 65,536 ids. One that has no answer must not fall behind by that
- * many. */
+/* The guest remembers the last 65,536 ids; one without an answer must stay among them. */
 #define MOST_AHEAD 32768
 
 /* What the dead host had sent may still be on its way to us when we hear of its death. */
@@ -68,9 +67,9 @@ struct load {
 	uint64_t credit_ns; /* when the next ones come with time */
 
 	uint64_t next_send_ns, end_ns;
-	uint64_t
-		silent_since_ns; /* while requests wait: the last answer, or the first that waits */
-	size_t pauses_open;      /* the first kill whose pause has not ended */
+	/* While requests wait: when the last answer came, or the first of them began to wait. */
+	uint64_t silent_since_ns;
+	size_t pauses_open; /* the first kill whose pause has not ended */
 
 	uint64_t answered, report_ns, report_answered, report_slowest_ns, report_gap_ns;
 };
@@ -202,8 +201,7 @@ static void note_answer(struct load *load, const struct request *request)
 	load->answered++;
 	if (load->credit < CREDIT_MOST && load->answered % ANSWERS_PER_CREDIT == 0)
 		load->credit++;
-	/* Of a repeated request too: what errs on the long side cannot make the repetitions more.
-	 */
+	/* Of a repeated request too: an error on the long side only makes repetitions fewer. */
 	note_delay(load, now - request->sent_ns);
 	if (now - request->sent_ns > load->report_slowest_ns)
 		load->report_slowest_ns = now - request->sent_ns;
@@ -352,8 +350,9 @@ static uint64_t send_due(struct load *load, uint64_t now)
 	if (load->next_send_ns <= now)
 		return load->end_ns; /* the window is full: an answer or a repetition comes first */
 	/* Many wake-ups for one ADD each would take the processor from the guest. */
-	return load->next_send_ns < now + MS && options->rate > 1000 ? now + MS
-								     : load->next_send_ns;
+	if (options->rate > 1000 && load->next_send_ns < now + MS)
+		return now + MS;
+	return load->next_send_ns;
 }
 
 static void take_add(struct load *load, const char *text, int length)
@@ -366,8 +365,7 @@ static void take_add(struct load *load, const char *text, int length)
 	}
 	struct request_list *adds = &load->history->adds;
 	uint64_t index = answer.id & ((1u << SEQUENCE_BITS) - 1);
-	/* Another run's id: its client had this port before, and the guest was told to answer
-	 * again. */
+	/* Another run's id: its client had this port before us, and was answered once more. */
 	if (answer.id >> SEQUENCE_BITS != load->run)
 		return;
 	if (index >= adds->count) {

@@ -207,8 +207,10 @@ stop_host()
 # goes to standard error, as it comes.
 start_client()
 {
-	ip netns exec "$CLIENTS" "$CLIENT" --history "$LAB/client/history" "$@" load \
-		>"$LAB/client/summary" &
+	(
+		trap '' USR1 # until the client has its own use for it
+		exec ip netns exec "$CLIENTS" "$CLIENT" --history "$LAB/client/history" "$@" load
+	) >"$LAB/client/summary" &
 	CLIENT_PID=$!
 	CLIENT_STATUS=''
 }

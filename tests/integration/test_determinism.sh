@@ -57,7 +57,7 @@ check "the recorded run ends with the guest's power-off" ends_with recorded 0 30
 check "a protected guest's power-off ends the primary in order" ends_with primary 0
 check "and its backup too, with every digest equal" ends_with backup 0
 check "the backup has taken thousands of interrupts where the primary did" at_least "$followed" $((least / 2))
-if grep -q 'lost\|suspected\|diverged' "$LAB/primary/log" "$LAB/backup/log"; then
+if grep -q 'is lost\|live as\|diverged' "$LAB/primary/log" "$LAB/backup/log"; then
 	failed "the pair lasts until the guest's end"
 else
 	ok "the pair lasts until the guest's end"
