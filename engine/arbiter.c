@@ -239,7 +239,8 @@ static int write_temporary(const struct view *view, uint64_t generation, struct 
 	int fd =
 		openat(view->fd, arbiter->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
-		return fail(errno, "cannot write into the arbiter's directory %s: %s",
+		return fail(errno,
+			"cannot write into the arbiter's directory %s: %s; let this process make files there",
 			arbiter->path, strerror(errno));
 	int rc = 0;
 	errno = 0;
@@ -476,8 +477,9 @@ int arbiter_open(struct arbiter **out, const char *address, const char *vm)
 	const char *path = address + 4;
 	int pin = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (pin < 0)
-		return fail(errno, "cannot use %s as the arbiter's directory: %s", path,
-			strerror(errno));
+		return fail(errno,
+			"cannot use %s as the arbiter's directory: %s; make it, where both hosts see it",
+			path, strerror(errno));
 
 	struct arbiter *arbiter = calloc(1, sizeof *arbiter + strlen(path) + 1);
 	if (!arbiter || fstat(pin, &st) < 0) {

@@ -38,6 +38,13 @@ static uint64_t all(void *context, uint32_t session)
 	return UINT64_MAX;
 }
 
+/* Whatever a recording holds that is not right, the recording is to blame. */
+static int unreadable(int error)
+{
+	int status = command_failed(error);
+	return error == -EBADMSG || error == -EPROTO || error == -EINVAL ? STATUS_RECORDING : status;
+}
+
 /* On the vCPU thread, which is the only one here: producer and consumer of the holds. */
 static void release(void *context)
 {
@@ -93,7 +100,7 @@ static int replay(struct offline *offline, const struct recording_view *view)
 		error = machine_start(m, NULL, NULL);
 	}
 	if (error) {
-		status = command_failed(error);
+		status = unreadable(error);
 	} else {
 		machine_join(m);
 		release(offline);
@@ -116,12 +123,12 @@ int command_replay(const struct config *config)
 	int status;
 	int error = recording_open(&view, config->file);
 	if (error) {
-		status = command_failed(error);
+		status = unreadable(error);
 		goto free_offline;
 	}
 	error = machine_create(&offline->machine, view.memory_size, no_mac);
 	if (error) {
-		status = command_failed(error);
+		status = unreadable(error);
 		goto close_view;
 	}
 	status = replay(offline, &view);
@@ -138,7 +145,7 @@ int command_dump(const struct config *config)
 	struct recording_view view;
 	int error = recording_open(&view, config->file);
 	if (error)
-		return command_failed(error);
+		return unreadable(error);
 	struct log_entry entry;
 	char text[256];
 	enum log_kind last = 0;

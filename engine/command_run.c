@@ -50,6 +50,34 @@ static uint64_t recorded(void *context)
 	return atomic_load_explicit(&run->host.live.flushed, memory_order_acquire);
 }
 
+/* A recording that cannot be written ends the run: without it no output may leave. */
+static int sink_write(void *context, uint64_t lsn, const struct iovec *pieces, int count)
+{
+	struct run *run = context;
+	int error = recording_sink.write(run->recording, lsn, pieces, count);
+	if (error)
+		machine_end(&run->host.machine, MACHINE_FAILED, "%s", fail_message());
+	return error;
+}
+
+static uint64_t sink_written(void *context)
+{
+	struct run *run = context;
+	return recording_sink.written(run->recording);
+}
+
+static uint64_t sink_consumed(void *context, uint64_t head)
+{
+	struct run *run = context;
+	return recording_sink.consumed(run->recording, head);
+}
+
+static const struct log_sink run_sink = {
+	.write = sink_write,
+	.written = sink_written,
+	.consumed = sink_consumed,
+};
+
 static int begin_recording(struct run *run, const char *path)
 {
 	struct host *host = &run->host;
@@ -65,8 +93,7 @@ static int begin_recording(struct run *run, const char *path)
 		error = recording_create(&run->recording, path, secret, 0, state, size, host->machine.memory.base,
 			host->machine.memory.size);
 	if (!error)
-		error = log_writer_create(
-			&run->log, &recording_sink, run->recording, RECORDING_RING, secret, 0);
+		error = log_writer_create(&run->log, &run_sink, run, RECORDING_RING, secret, 0);
 	free(state);
 	if (error)
 		return error;

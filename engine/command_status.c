@@ -2,6 +2,7 @@
 #include "engine/control.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 struct shown {
 	const struct config *config;
 	json_t *all; /* with --json */
+	bool said;   /* a process did not answer */
 };
 
 /* {"a":1,"b":{"c":2}} as "a=1 b.c=2". */
@@ -35,6 +37,7 @@ static void show(void *context, const char *path, json_t *answer)
 	struct shown *shown = context;
 	if (!answer) {
 		say("%s", fail_message());
+		shown->said = true;
 	} else if (shown->config->json) {
 		json_array_append(shown->all, answer);
 	} else {
@@ -42,6 +45,16 @@ static void show(void *context, const char *path, json_t *answer)
 		print_flat("", answer);
 		putchar('\n');
 	}
+}
+
+/* The exit status for what control_query returned; the last failure is told unless it was. */
+static int outcome(int answered, bool said)
+{
+	if (answered >= 0)
+		return STATUS_OK;
+	if (!said)
+		say("%s", fail_message());
+	return answered == -ENOENT ? STATUS_NONE : answered == -EINVAL ? STATUS_USAGE : STATUS_HOST;
 }
 
 int command_status(const struct config *config)
@@ -53,26 +66,23 @@ int command_status(const struct config *config)
 		putchar('\n');
 	}
 	json_decref(shown.all);
-	if (answered >= 0)
-		return STATUS_OK;
-	say("%s", fail_message());
-	return answered == -ENOENT ? STATUS_NONE : STATUS_HOST;
+	return outcome(answered, shown.said);
 }
 
 static void stopping(void *context, const char *path, json_t *answer)
 {
-	(void)context;
-	if (answer)
+	bool *said = context;
+	if (answer) {
 		printf("%s: stopping\n", path);
-	else
+	} else {
 		say("%s", fail_message());
+		*said = true;
+	}
 }
 
 int command_stop(const struct config *config)
 {
-	int answered = control_query(config->file ? config->file : config->name, "stop", stopping, NULL);
-	if (answered >= 0)
-		return STATUS_OK;
-	say("%s", fail_message());
-	return answered == -ENOENT ? STATUS_NONE : STATUS_HOST;
+	bool said = false;
+	int answered = control_query(config->file ? config->file : config->name, "stop", stopping, &said);
+	return outcome(answered, said);
 }

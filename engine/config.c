@@ -4,6 +4,9 @@
 #include "engine/memory.h"
 
 #include <argp.h>
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +47,7 @@ enum key {
 	KEY_TIMEOUT,
 	KEY_RING,
 	KEY_JSON,
+	KEY_HELP,
 };
 
 static const struct {
@@ -84,13 +88,15 @@ static const struct {
 	{PRIMARY, {"ring", KEY_RING, "SIZE", 0,
 			  "log that may be on its way: a power of two from 1M to 1G (default: 16M)", 0}},
 	{STATUS, {"json", KEY_JSON, NULL, 0, "as JSON", 0}},
+	{~0u, {"help", KEY_HELP, NULL, 0, "says this, and the exit statuses", 0}},
 };
+#define OPTIONS (sizeof options / sizeof options[0])
 
 static const char *const statuses =
 	"\vExit statuses:\n"
 	"  0  ended in order\n"
-	"  1  the host failed: KVM, memory, a file, the network\n"
-	"  2  a bad option, argument or kernel; nothing was started\n"
+	"  1  the host failed: KVM, a permission, memory, a file, the network\n"
+	"  2  a bad option, argument, file name or kernel, or an address in use; nothing was started\n"
 	"  3  a replay or a backup diverged from its log\n"
 	"  4  not a recording, damaged, or cut short\n"
 	"  5  deposed: another process holds the VM's generation\n"
@@ -130,94 +136,91 @@ static uint64_t parse_size(const char *text)
 
 static bool parse_mac(const char *text, uint8_t mac[6])
 {
-	int used = 0;
-	return sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx%n", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4],
-		       &mac[5], &used) == 6 &&
-		text[used] == '\0' && (mac[0] & 1) == 0;
+	static const uint8_t none[6];
+	if (strlen(text) != 17)
+		return false;
+	for (unsigned i = 0; i < 6; i++, text += 3) {
+		if (!isxdigit((unsigned char)text[0]) || !isxdigit((unsigned char)text[1]) ||
+			text[2] != (i < 5 ? ':' : '\0'))
+			return false;
+		mac[i] = (uint8_t)strtoul(text, NULL, 16);
+	}
+	return (mac[0] & 1) == 0 && memcmp(mac, none, 6) != 0;
 }
 
-static error_t parse(int key, char *argument, struct argp_state *state)
+/* Takes an option's value; the message says what is wrong with it. */
+static int take(struct config *config, int key, char *value)
 {
-	struct config *config = state->input;
+	char *end;
 	switch (key) {
 	case KEY_NAME:
-		config->name = argument;
-		break;
+		config->name = value;
+		return arbiter_check_name(value);
 	case KEY_KERNEL:
-		config->kernel = argument;
+		config->kernel = value;
 		break;
 	case KEY_APPEND:
-		config->append = argument;
+		config->append = value;
 		break;
 	case KEY_MEMORY:
-		config->memory = parse_size(argument);
+		config->memory = parse_size(value);
 		if (config->memory < GUEST_MEMORY_MIN || config->memory > GUEST_MEMORY_MAX ||
 			config->memory % 4096 != 0)
-			argp_error(state, "--memory %s: give a size from 1M to 3G, such as 16M", argument);
+			return fail(EINVAL, "--memory %s: give a size from 1M to 3G, such as 16M", value);
 		break;
 	case KEY_NET:
-		config->net = argument;
+		config->net = value;
 		break;
 	case KEY_MAC:
-		if (!parse_mac(argument, config->mac))
-			argp_error(state, "--mac %s: give six bytes such as 52:54:00:12:34:56, not a group's",
-				argument);
+		if (!parse_mac(value, config->mac))
+			return fail(EINVAL,
+				"--mac %s: give six bytes such as 52:54:00:12:34:56, not a group's and not all zero",
+				value);
 		break;
 	case KEY_CONSOLE:
-		if (strcmp(argument, "-") != 0 && strncmp(argument, "unix:", 5) != 0)
-			argp_error(state, "--console %s: give - or unix:PATH", argument);
-		config->console = argument;
+		if (strcmp(value, "-") != 0 && (strncmp(value, "unix:", 5) != 0 || value[5] == '\0'))
+			return fail(EINVAL, "--console %s: give - or unix:PATH", value);
+		config->console = value;
 		break;
 	case KEY_RECORD:
-		config->record = argument;
+		config->record = value;
 		break;
 	case KEY_STANDBY:
-		config->standby = argument;
+		config->standby = value;
 		break;
 	case KEY_LISTEN:
-		config->listen = argument;
+		config->listen = value;
 		break;
 	case KEY_ARBITER:
-		config->arbiter = argument;
+		config->arbiter = value;
 		break;
 	case KEY_TAKE_OVER:
 		config->take_over = true;
 		break;
 	case KEY_COMMIT:
-		if (strcmp(argument, "received") == 0)
-			config->commit = ACK_RECEIVED;
-		else if (strcmp(argument, "replayed") == 0)
-			config->commit = ACK_REPLAYED;
-		else
-			argp_error(state, "--commit %s: give received or replayed", argument);
+		if (strcmp(value, "received") != 0 && strcmp(value, "replayed") != 0)
+			return fail(EINVAL, "--commit %s: give received or replayed", value);
+		config->commit = strcmp(value, "received") == 0 ? ACK_RECEIVED : ACK_REPLAYED;
 		break;
 	case KEY_HEARTBEAT:
-		config->heartbeat = argument;
+		config->heartbeat = value;
 		break;
 	case KEY_TIMEOUT: {
-		char *end;
-		unsigned long value = strtoul(argument, &end, 10);
-		if (*end != '\0' || value < 50 || value > 60000)
-			argp_error(state, "--heartbeat-timeout %s: give 50 to 60000 ms", argument);
-		config->timeout_ms = (unsigned)value;
+		unsigned long ms = strtoul(value, &end, 10);
+		if (value[0] < '0' || value[0] > '9' || *end != '\0' || ms < 50 || ms > 60000)
+			return fail(EINVAL, "--heartbeat-timeout %s: give 50 to 60000 ms", value);
+		config->timeout_ms = (unsigned)ms;
 		break;
 	}
 	case KEY_RING:
-		config->ring = parse_size(argument);
+		config->ring = parse_size(value);
 		if (config->ring < (1u << 20) || config->ring > (1u << 30) ||
 			(config->ring & (config->ring - 1)) != 0)
-			argp_error(state, "--ring %s: give a power of two from 1M to 1G", argument);
-		break;
-	case KEY_JSON:
-		config->json = true;
-		break;
-	case ARGP_KEY_ARG:
-		if (commands[config->command].arguments[0] == '\0' || config->file)
-			argp_error(state, "%s: one argument too many", argument);
-		config->file = argument;
+			return fail(EINVAL, "--ring %s: give a power of two from 1M to 1G", value);
 		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		config->json = true;
+		break;
 	}
 	return 0;
 }
@@ -245,6 +248,67 @@ static const char *missing(const struct config *config)
 	}
 }
 
+/* One line, whatever the mistake is. */
+static int mistake(const char *program, const char *what)
+{
+	fprintf(stderr, "%s: %s; `%s --help` lists the options\n", program, what, program);
+	return STATUS_USAGE;
+}
+
+static int help(enum command command, char *program)
+{
+	struct argp_option mine[OPTIONS + 1] = {{0}};
+	unsigned count = 0;
+	for (unsigned i = 0; i < OPTIONS; i++) {
+		if (options[i].commands & 1u << command)
+			mine[count++] = options[i].option;
+	}
+	char doc[1024];
+	snprintf(doc, sizeof doc, "%s%s", commands[command].what, statuses);
+	const struct argp argp = {.options = mine, .args_doc = commands[command].arguments, .doc = doc};
+	argp_help(&argp, stdout, ARGP_HELP_SHORT_USAGE | ARGP_HELP_LONG | ARGP_HELP_DOC, program);
+	return STATUS_OK;
+}
+
+/* argp tells the options, but its complaints take two lines: they are read with getopt. */
+static int parse(struct config *config, char *program, int argc, char **argv)
+{
+	struct option mine[OPTIONS + 1] = {{0}};
+	unsigned count = 0;
+	for (unsigned i = 0; i < OPTIONS; i++) {
+		const struct argp_option *option = &options[i].option;
+		if (options[i].commands & 1u << config->command)
+			mine[count++] = (struct option){option->name,
+				option->arg ? required_argument : no_argument, NULL, option->key};
+	}
+	int key;
+	char what[256];
+	opterr = 0;
+	while ((key = getopt_long(argc, argv, ":", mine, NULL)) != -1) {
+		if (key == KEY_HELP)
+			return help(config->command, program);
+		if (key == '?' || key == ':') {
+			const char letter[] = {'-', (char)optopt, '\0'};
+			snprintf(what, sizeof what, "%s: %s",
+				optopt > 0 && optopt < KEY_NAME ? letter : argv[optind - 1],
+				key == ':'	       ? "its value is missing"
+				: optopt >= KEY_NAME ? "it takes no value"
+						     : "no such option");
+			return mistake(program, what);
+		}
+		if (take(config, key, optarg) < 0)
+			return mistake(program, fail_message());
+	}
+	for (; optind < argc; optind++) {
+		if (commands[config->command].arguments[0] == '\0' || config->file) {
+			snprintf(what, sizeof what, "%s: one argument too many", argv[optind]);
+			return mistake(program, what);
+		}
+		config->file = argv[optind];
+	}
+	return -1;
+}
+
 int config_parse(struct config *config, int argc, char **argv)
 {
 	*config = (struct config){.name = "vm", .append = "", .commit = ACK_RECEIVED, .timeout_ms = 500,
@@ -263,28 +327,14 @@ int config_parse(struct config *config, int argc, char **argv)
 		return STATUS_USAGE;
 	}
 
-	struct argp_option mine[sizeof options / sizeof options[0] + 1] = {{0}};
-	unsigned count = 0;
-	for (unsigned i = 0; i < sizeof options / sizeof options[0]; i++) {
-		if (options[i].commands & 1u << config->command)
-			mine[count++] = options[i].option;
-	}
-	char doc[1024], program[32];
-	snprintf(doc, sizeof doc, "%s%s", commands[config->command].what, statuses);
+	char program[32];
 	snprintf(program, sizeof program, "doppel %s", commands[config->command].name);
-	struct argp argp = {.options = mine, .parser = parse, .args_doc = commands[config->command].arguments,
-		.doc = doc};
-	argp_err_exit_status = STATUS_USAGE;
-	argv[1] = program;
-	if (argp_parse(&argp, argc - 1, argv + 1, 0, NULL, config) != 0)
-		return STATUS_USAGE;
-
+	int status = parse(config, program, argc - 1, argv + 1);
+	if (status >= 0)
+		return status;
 	const char *what = missing(config);
-	if (what || (config->name && arbiter_check_name(config->name) < 0)) {
-		fprintf(stderr, "%s: %s; `%s --help` lists the options\n", program, what ? what : fail_message(),
-			program);
-		return STATUS_USAGE;
-	}
+	if (what)
+		return mistake(program, what);
 	static const uint8_t none[6];
 	if (memcmp(config->mac, none, 6) == 0) {
 		uint64_t hash = XXH3_64bits(config->name, strlen(config->name));

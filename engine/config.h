@@ -10,12 +10,12 @@
 /* Exit statuses of every command; --help lists them, in this order. */
 enum exit_status {
 	STATUS_OK,        /* ended in order */
-	STATUS_HOST,      /* the host failed: KVM, memory, a file, the network */
-	STATUS_USAGE,     /* bad option, argument or kernel; nothing was started */
+	STATUS_HOST,      /* the host failed: KVM, a permission, memory, a file, the network */
+	STATUS_USAGE,     /* bad option, argument, file name or kernel, or an address in use; nothing was started */
 	STATUS_DIFFERS,   /* a replay or a backup diverged from its log */
 	STATUS_RECORDING, /* not a recording, damaged, or cut short */
 	STATUS_DEPOSED,   /* another process holds the VM's generation: this one has halted */
-	STATUS_REFUSED,   /* the VM exists already, or a peer refused: nothing was started */
+	STATUS_REFUSED,   /* the VM has run before, or the peer does not fit: nothing was started */
 	STATUS_GUEST,     /* the guest ended badly: triple fault, halt with interrupts off, power-off value not 0 */
 	STATUS_NONE,      /* no process runs that VM here */
 };

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
@@ -93,6 +94,7 @@ static int open_terminal(struct console *console)
 static int open_socket(struct console *console, const char *path)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct stat status;
 	if (strlen(path) == 0 || strlen(path) >= sizeof address.sun_path)
 		return fail(ENAMETOOLONG, "--console unix:%s: give a path of 1 to %zu bytes", path,
 			sizeof address.sun_path - 1);
@@ -100,9 +102,14 @@ static int open_socket(struct console *console, const char *path)
 	console->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (console->listener < 0)
 		return fail(errno, "cannot make a socket for the console: %s", strerror(errno));
-	/* What a killed process has left is taken over; what somebody listens on is not. */
+	/* What a killed process has left is taken over; what somebody listens on is not, nor what is no
+	 * socket at all, though connecting to it is refused just the same. */
+	if (lstat(path, &status) == 0 && !S_ISSOCK(status.st_mode))
+		return fail(EEXIST, "--console unix:%s: there is something else than a socket; give another path",
+			path);
 	if (connect(console->listener, (struct sockaddr *)&address, sizeof address) == 0)
-		return fail(EADDRINUSE, "--console unix:%s: somebody listens there already", path);
+		return fail(EADDRINUSE,
+			"--console unix:%s: somebody listens there already; give another path", path);
 	if (errno == ECONNREFUSED)
 		unlink(path);
 	if (bind(console->listener, (struct sockaddr *)&address, sizeof address) < 0 ||

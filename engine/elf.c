@@ -25,7 +25,9 @@ static int load_segment(struct guest_memory *memory, const struct file *file, co
 {
 	if (segment->p_type != PT_LOAD || segment->p_memsz == 0)
 		return 0;
-	if (segment->p_filesz > segment->p_memsz || !inside(file, segment->p_offset, segment->p_filesz))
+	if (segment->p_filesz > segment->p_memsz)
+		return fail(ENOEXEC, "%s is damaged: a segment has more bytes in the file than in memory", path);
+	if (!inside(file, segment->p_offset, segment->p_filesz))
 		return fail(ENOEXEC, "%s is cut short: a segment of %llu bytes lies outside the file", path,
 			(unsigned long long)segment->p_filesz);
 	if (segment->p_paddr < BOOT_END)
@@ -33,10 +35,10 @@ static int load_segment(struct guest_memory *memory, const struct file *file, co
 			(unsigned long long)segment->p_paddr, BOOT_END);
 	uint8_t *to = memory_write_ptr(memory, gpa_of(segment->p_paddr), segment->p_memsz);
 	if (!to)
-		return fail(ENOMEM,
-			"%s does not fit into %llu MiB of memory: it needs the bytes up to %#llx; give it more with --memory",
+		return fail(E2BIG,
+			"%s does not fit into %llu MiB of memory: it wants %llu bytes at %#llx; give it more with --memory",
 			path, (unsigned long long)(memory->size >> 20),
-			(unsigned long long)(segment->p_paddr + segment->p_memsz));
+			(unsigned long long)segment->p_memsz, (unsigned long long)segment->p_paddr);
 	memcpy(to, file->bytes + segment->p_offset, segment->p_filesz);
 	return 0;
 }
@@ -50,20 +52,23 @@ static int load_segments(struct guest_memory *memory, const struct file *file, c
 			(unsigned long long)file->size);
 	memcpy(&header, file->bytes, sizeof header);
 	if (memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64 ||
-		header.e_machine != EM_X86_64 || header.e_type != ET_EXEC)
+		header.e_ident[EI_DATA] != ELFDATA2LSB || header.e_machine != EM_X86_64 || header.e_type != ET_EXEC)
 		return fail(ENOEXEC, "%s is not an ELF64 kernel for x86-64, linked to a fixed address", path);
 	if (header.e_phentsize != sizeof(Elf64_Phdr) ||
 		!inside(file, header.e_phoff, (uint64_t)header.e_phnum * sizeof(Elf64_Phdr)))
 		return fail(ENOEXEC, "%s is cut short: its program headers lie outside the file", path);
+	bool starts = false;
 	for (unsigned i = 0; i < header.e_phnum; i++) {
 		Elf64_Phdr segment;
 		memcpy(&segment, file->bytes + header.e_phoff + i * sizeof segment, sizeof segment);
 		int error = load_segment(memory, file, path, &segment);
 		if (error)
 			return error;
+		starts |= segment.p_type == PT_LOAD && header.e_entry >= segment.p_paddr &&
+			header.e_entry - segment.p_paddr < segment.p_filesz;
 	}
-	if (header.e_entry < BOOT_END || header.e_entry >= memory->size)
-		return fail(ENOEXEC, "%s starts at %#llx, outside the guest's memory", path,
+	if (!starts)
+		return fail(ENOEXEC, "%s starts at %#llx, where it loads nothing", path,
 			(unsigned long long)header.e_entry);
 	*entry = header.e_entry;
 	return 0;
@@ -98,7 +103,7 @@ int elf_load(struct guest_memory *memory, const char *path, const char *command_
 			strlen(command_line), BOOT_COMMAND_MAX - 1);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return fail(errno, "cannot open the kernel %s: %s", path, strerror(errno));
+		return fail(errno, "cannot open the kernel %s: %s; check --kernel", path, strerror(errno));
 	struct stat status;
 	int error = 0;
 	if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || status.st_size == 0) {

@@ -18,6 +18,6 @@
 #define BOOT_END 0x9000u /* a kernel's segments lie above */
 
 /* Loads `path` by its program headers' physical addresses and writes the tables above. `entry` is
- * where it starts. -ENOEXEC: not an ELF64 for x86-64; -ENOMEM: it does not fit into the memory. */
+ * where it starts. -ENOEXEC: not an ELF64 for x86-64; -E2BIG: it does not fit into the memory. */
 int elf_load(struct guest_memory *memory, const char *path, const char *command_line,
 	uint64_t *entry) MUST_CHECK;

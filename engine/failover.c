@@ -93,7 +93,9 @@ void failover_suspect(struct pair *pair, const char *why)
 static void go_live(struct machine *m, void *argument)
 {
 	const struct pair *pair = argument;
-	replay_go_live(m, atomic_load(&pair->session->receiver.heard_ns));
+	/* A machine that has ended has nothing to go on with; its kept outputs still leave. */
+	if (!machine_ended(m))
+		replay_go_live(m, atomic_load(&pair->session->receiver.heard_ns));
 }
 
 void failover_take_over(struct pair *pair)
@@ -101,10 +103,11 @@ void failover_take_over(struct pair *pair)
 	struct machine *m = &pair->host.machine;
 	const uint32_t stopped = HEARTBEAT_LEAVING | HEARTBEAT_STOP_REQUESTED;
 	uint32_t flags = pair->session->heard.flags;
-	bool in_order = m->verdict == MACHINE_ENDED || m->verdict == MACHINE_STOPPED;
+	enum machine_verdict verdict = m->verdict; /* once: it may change meanwhile */
+	bool in_order = verdict == MACHINE_ENDED || verdict == MACHINE_STOPPED;
 	/* A machine that failed or diverged goes nowhere. One that ended, or was stopped, together with
 	 * a primary whose last outputs have left has nothing to go live for. */
-	if (machine_ended(m) && (!in_order || (flags & HEARTBEAT_LEAVING))) {
+	if (verdict != MACHINE_RUNNING && (!in_order || (flags & HEARTBEAT_LEAVING))) {
 		pair_halt(pair, host_verdict(&pair->host));
 		return;
 	}
@@ -112,23 +115,23 @@ void failover_take_over(struct pair *pair)
 		pair_halt(pair, STATUS_OK);
 		return;
 	}
-	CHECK(D5, m->verdict != MACHINE_DIVERGED, "a diverged backup asks to go live");
+	CHECK(D5, verdict != MACHINE_DIVERGED, "a diverged backup asks to go live");
 	if (pair->failover.drained_ns < pair->failover.suspected_ns)
 		pair->failover.drained_ns = now_ns();
 	if (!won(pair))
 		return;
 	CRASH_POINT("live.before");
 	uint32_t session = pair->session->id;
-	/* A machine whose log ended with it has nothing to go on with; its kept outputs still leave. */
-	if (!machine_ended(m))
-		machine_call(m, MACHINE_ANYWHERE, go_live, pair);
+	/* The dataplane is live before anything may leave: one that is not takes what may for what has
+	 * left elsewhere, and drops it (O3). */
 	no_commit(pair);
-	host_decide(&pair->host, session);
 	host_set_live(&pair->host, true);
-	pair->failover.live_ns = now_ns();
-	pair->failover.count++;
+	host_decide(&pair->host, session);
 	pair->announcements = ANNOUNCEMENTS;
 	host_announce(&pair->host);
+	machine_call(m, MACHINE_ANYWHERE, go_live, pair);
+	pair->failover.live_ns = now_ns();
+	pair->failover.count++;
 	pair_drop_session(pair);
 	role_change(&pair->role, ROLE_SOLO);
 	CRASH_POINT("live.after");

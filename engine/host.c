@@ -220,6 +220,7 @@ struct change {
 	struct bell *bell;
 	uint32_t session;
 	bool live;
+	struct announce announce;
 };
 
 static void set_commit(void *argument)
@@ -260,18 +261,27 @@ void host_decide(struct host *host, uint32_t session)
 	dataplane_call(host->dataplane, decide, &change);
 }
 
+static void learn_addresses(struct machine *m, void *argument)
+{
+	struct announce *announce = argument;
+	*announce = m->announce;
+}
+
 static void send_announcements(void *argument)
 {
-	struct host *host = argument;
+	struct change *change = argument;
 	uint8_t frame[ANNOUNCE_FRAME];
-	for (unsigned i = 0; announce_frame(&host->machine.announce, i, frame); i++)
-		dataplane_send(host->dataplane, frame, sizeof frame);
+	for (unsigned i = 0; announce_frame(&change->announce, i, frame); i++)
+		dataplane_send(change->host->dataplane, frame, sizeof frame);
 }
 
 void host_announce(struct host *host)
 {
-	if (host->port)
-		dataplane_call(host->dataplane, send_announcements, host);
+	struct change change = {.host = host};
+	if (!host->port)
+		return;
+	machine_call(&host->machine, MACHINE_ANYWHERE, learn_addresses, &change.announce);
+	dataplane_call(host->dataplane, send_announcements, &change);
 }
 
 bool host_drain(struct host *host, unsigned longest_ms)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define FRAME_BURST 32u
+#define FRAME_MIN 14u /* an Ethernet header */
 #define WAIT_NS 200000u    /* for room in the log */
 #define IDLE_NS 100000000u /* halted without a timer; every wake-up comes by the bell */
 
@@ -51,7 +52,9 @@ static uint64_t released(const struct machine *m)
 
 /*
  * Hands everything over. `left` is told to the backup if it is news: the guest is past every position
- * below it (D6). MARK and RELEASED never wait for room; they are said again with the next flush.
+ * below it (D6). MARK and RELEASED never wait for room; they are said again with the next flush. So
+ * they carry the digest as it was at the last input or output: one that is stepped at a position, and
+ * then finds no room for its entry, would be taken for a divergence (D5).
  */
 static void flush(struct machine *m, position left)
 {
@@ -76,13 +79,13 @@ static void flush(struct machine *m, position left)
 /*
  * Appends an input or an output at this position. Waits while there is no room, which stops the guest
  * and not the log (L3), and while a broken log's fate is being decided. False when the machine has
- * ended meanwhile: then nothing may be applied. `end` is 0 when nothing is logged.
+ * ended: then nothing may be applied. `end` is 0 when nothing is logged.
  */
 static bool append(struct machine *m, enum log_kind kind, const void *payload, uint32_t length, uint64_t *end)
 {
 	struct live *live = m->live;
 	*end = 0;
-	while (live->log) {
+	while (live->log && !machine_ended(m)) {
 		uint32_t watched = machine_watch(m);
 		int error = live->broken ? -EAGAIN
 					 : log_writer_append(live->log, kind, m->exits, machine_digest(m), payload,
@@ -92,8 +95,7 @@ static bool append(struct machine *m, enum log_kind kind, const void *payload, u
 		CHECK(D2, error == -EAGAIN, "the log refuses %s of %u bytes: %s", log_kind_name(kind), length,
 			fail_message());
 		flush(m, m->exits);
-		if (!machine_wait(m, watched, WAIT_NS))
-			return false;
+		machine_wait(m, watched, WAIT_NS);
 	}
 	return !machine_ended(m);
 }
@@ -136,8 +138,9 @@ static void take_frames(struct machine *m)
 	uint64_t end;
 	for (unsigned n = 0; n < FRAME_BURST && (frame = frame_queue_peek(&m->live->frames)); n++) {
 		/* Without a working driver nobody would ever take it: only DRIVER_OK counts, and not
-		 * NEEDS_RESET. */
-		if ((m->board.net.status & (4u | 64u)) == 4u) {
+		 * NEEDS_RESET. Nor is it a frame if the log has no entry for its length. */
+		if ((m->board.net.status & (4u | 64u)) == 4u && frame->length >= FRAME_MIN &&
+			frame->length <= LOG_PAYLOAD_MAX) {
 			if (!virtio_net_can_receive(&m->board.net, &m->env, frame->length))
 				break;
 			if (!append(m, LOG_NET_RX, frame->bytes, frame->length, &end))
@@ -181,17 +184,13 @@ static void live_inputs(struct machine *m)
 		if (!m->halted || pic_pending(&m->board.pic))
 			break;
 		/* Halted: the backup may come as far as this exit, and no further. */
-		if (live->log)
-			machine_digest(m);
 		flush(m, m->exits);
 		if (machine_must_pause(m))
 			return;
 		machine_wait(m, watched, sleep_ns(m, guest_now(live)));
 	}
-	if (live->log && (live->flush_wanted || log_writer_flush_due(live->log, now_ns()))) {
-		machine_digest(m);
+	if (live->log && (live->flush_wanted || log_writer_flush_due(live->log, now_ns())))
 		flush(m, m->exits + 1);
-	}
 }
 
 static uint64_t live_clock(struct machine *m)
@@ -238,15 +237,16 @@ static void live_interrupted(struct machine *m)
 void live_beat(struct machine *m)
 {
 	atomic_store_explicit(&m->live->beat_wanted, true, memory_order_relaxed);
-	vcpu_kick(&m->vcpu, m->thread);
-	bell_ring(&m->bell);
+	machine_wake(m);
 }
 
 static void live_ended(struct machine *m, enum log_end reason, uint32_t value)
 {
 	struct log_ending ending = {.reason = reason, .value = value};
 	uint64_t end;
-	if (append(m, LOG_END, &ending, sizeof ending, &end) && m->live->log)
+	if (!append(m, LOG_END, &ending, sizeof ending, &end))
+		return;
+	if (m->live->log)
 		hand_over(m); /* nothing follows END */
 	m->end_reason = reason;
 	m->end_value = value;
@@ -257,6 +257,8 @@ void live_stop(struct machine *m)
 {
 	struct log_ending ending = {.reason = LOG_END_STOPPED};
 	struct live *live = m->live;
+	if (machine_ended(m))
+		return;
 	/* Without room there is no waiting here: whoever follows the log sees us gone all the same. */
 	if (live->log && !live->broken &&
 		log_writer_append(live->log, LOG_END, m->digest.at, digest_word(&m->digest), &ending,

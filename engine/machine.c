@@ -170,16 +170,17 @@ static void interrupt(struct machine *m)
 
 
 
-static void answer_call(struct machine *m, enum machine_when now)
+static bool answer_call(struct machine *m, enum machine_when now)
 {
 	struct machine_call *call = atomic_load_explicit(&m->call, memory_order_acquire);
 	if (!call || (call->when == MACHINE_PAUSED && now != MACHINE_PAUSED))
-		return;
+		return false;
 	if (call->when == MACHINE_PAUSED)
 		finish(m);
 	atomic_store_explicit(&m->call, NULL, memory_order_relaxed);
 	call->function(m, call->argument);
 	bell_ring(&m->call_done);
+	return true;
 }
 
 void machine_call(struct machine *m, enum machine_when when, void (*function)(struct machine *m, void *argument),
@@ -200,13 +201,19 @@ void machine_call(struct machine *m, enum machine_when when, void (*function)(st
 					break;
 				}
 			} else {
-				vcpu_kick(&m->vcpu, m->thread);
-				bell_ring(&m->bell);
+				machine_wake(m);
 			}
 			bell_sleep(&m->call_done, seen, 10000000);
 		}
 	}
 	pthread_mutex_unlock(&m->call_lock);
+}
+
+void machine_wake(struct machine *m)
+{
+	if (atomic_load(&m->started))
+		vcpu_kick(&m->vcpu, m->thread);
+	bell_ring(&m->bell);
 }
 
 uint32_t machine_watch(const struct machine *m)
@@ -216,8 +223,8 @@ uint32_t machine_watch(const struct machine *m)
 
 bool machine_wait(struct machine *m, uint32_t watched, uint64_t longest_ns)
 {
-	answer_call(m, MACHINE_ANYWHERE);
-	if (!machine_ended(m))
+	/* Who has called may have changed what is waited for: no sleep before the next look. */
+	if (!answer_call(m, MACHINE_ANYWHERE) && !machine_ended(m))
 		bell_sleep(&m->bell, watched, longest_ns);
 	return !machine_ended(m);
 }
@@ -271,7 +278,7 @@ void machine_end(struct machine *m, enum machine_verdict verdict, const char *fo
 		vsnprintf(m->message, sizeof m->message, format, args);
 		va_end(args);
 	}
-	m->verdict = verdict;
+	atomic_store_explicit(&m->verdict, verdict, memory_order_release); /* V1 */
 }
 
 uint32_t machine_digest(struct machine *m)

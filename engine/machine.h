@@ -85,7 +85,8 @@ struct machine {
 	struct output_group group[OUTPUT_DEVICES];
 	struct announce announce; /* the guest's addresses, learned from what it sends */
 
-	enum machine_verdict verdict;
+	/* Any thread reads it. Set last: the three below are whole once it is not RUNNING. */
+	_Atomic enum machine_verdict verdict;
 	enum log_end end_reason;
 	uint32_t end_value;
 	char message[256];
@@ -127,8 +128,12 @@ void machine_end(struct machine *m, enum machine_verdict verdict, const char *fo
 	__attribute__((format(printf, 3, 4)));
 static inline bool machine_ended(const struct machine *m)
 {
-	return m->verdict != MACHINE_RUNNING;
+	/* V2, pairs with V1 in machine_end */
+	return atomic_load_explicit(&m->verdict, memory_order_acquire) != MACHINE_RUNNING;
 }
+
+/* Any thread: makes the vCPU thread look again, whether it is in the guest or asleep. */
+void machine_wake(struct machine *m);
 
 /* For sources: sleeps until the bell rings or `longest_ns` is over, answering MACHINE_ANYWHERE calls.
  * False when the machine has ended meanwhile. Call bell first, look for work, then wait. */

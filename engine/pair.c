@@ -8,10 +8,14 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #define RETRY_NS 250000000u
+#define FAILED_CLONE_NS 1000000000u /* each attempt stops the guest for a while */
 #define ARBITER_NS 1000000000u
 #define LAST_OUTPUTS_MS 2000u
+#define MEMORY_DEFAULT (16u << 20)
 
 static void on_connection(evutil_socket_t fd, short what, void *context);
 static void on_heartbeat(evutil_socket_t fd, short what, void *context);
@@ -88,6 +92,7 @@ static void protect(struct pair *pair)
 		const struct commit none = {.session = SESSION_ALONE};
 		host_set_commit(host, &none, NULL);
 		pair_drop_session(pair);
+		pair->quiet_until_ns = now_ns() + FAILED_CLONE_NS;
 		role_change(&pair->role, ROLE_SOLO);
 		return;
 	}
@@ -146,9 +151,16 @@ static void on_primary(evutil_socket_t fd, short what, void *context)
 	role_change(&pair->role, ROLE_RECEIVING);
 	int error = session_accept(
 		&pair->session, host, pair->provider, pair->listener, pair->arbiter, &pair->replay);
+	if (error == -EPERM) { /* waiting will not change that */
+		say("this standby does not fit: %s", fail_message());
+		pair_halt(pair, STATUS_REFUSED);
+		return;
+	}
 	if (error) {
-		if (error != -EAGAIN)
+		/* The same primary tries again and again. */
+		if (error != -EAGAIN && strcmp(pair->refused, fail_message()) != 0)
 			say("a primary was not accepted: %s", fail_message());
+		snprintf(pair->refused, sizeof pair->refused, "%s", fail_message());
 		role_change(&pair->role, ROLE_STANDBY);
 		return;
 	}
@@ -440,6 +452,15 @@ static void put_ms(json_t *object, const char *key, uint64_t ns)
 	json_object_set_new(object, key, json_real((double)ns / 1e6));
 }
 
+/* When something was that happened at `ns` by our own clock: as Unix time, for whoever compares it with
+ * other hosts' logs. */
+static double unix_time(uint64_t ns)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9 - (double)(now_ns() - ns) / 1e9;
+}
+
 static void on_status(void *context, json_t *status)
 {
 	struct pair *pair = context;
@@ -478,6 +499,7 @@ static void on_status(void *context, json_t *status)
 		put_ms(failover, "silence_ms", pair->failover.suspected_ns - pair->failover.heard_ns);
 		put_ms(failover, "replay_ms", pair->failover.drained_ns - pair->failover.suspected_ns);
 		put_ms(failover, "arbiter_ms", pair->failover.live_ns - pair->failover.drained_ns);
+		json_object_set_new(failover, "live_at", json_real(unix_time(pair->failover.live_ns)));
 		json_object_set_new(status, "failover", failover);
 	}
 }
@@ -493,13 +515,29 @@ static int hold_generation(struct pair *pair)
 	if (error)
 		return error;
 	if (newest > 0 && !config->take_over)
-		return fail(EPERM,
+		return fail(EALREADY,
 			"VM %s has run before (generation %" PRIu64 " in %s); if nobody runs it now, start with --take-over",
 			config->name, newest, config->arbiter);
-	if (arbiter_take(pair->arbiter, newest + 1) != ARBITER_WON)
-		return fail(EPERM, "generation %" PRIu64 " of VM %s could not be had: %s", newest + 1, config->name,
+	enum arbiter_verdict verdict = arbiter_take(pair->arbiter, newest + 1);
+	if (verdict != ARBITER_WON)
+		return fail(verdict == ARBITER_LOST ? EALREADY : EIO,
+			"generation %" PRIu64 " of VM %s could not be had: %s", newest + 1, config->name,
 			fail_message());
 	pair->generation = newest + 1;
+	return 0;
+}
+
+/* What only a session will need, but should be known to be wrong now. */
+static int check_config(const struct config *config)
+{
+	const struct provider *provider;
+	const char *where;
+	uint16_t port = 0;
+	int error = config->standby ? provider_find(config->standby, &provider, &where) : 0;
+	int fd = error ? error : heartbeat_open(config->heartbeat, &port);
+	if (fd < 0)
+		return fd;
+	close(fd);
 	return 0;
 }
 
@@ -507,17 +545,14 @@ static int begin_primary(struct pair *pair)
 {
 	struct host *host = &pair->host;
 	const struct config *config = host->config;
-	const struct provider *provider;
-	const char *where;
-	uint64_t memory = config->memory ? config->memory : 16u << 20;
+	uint64_t memory = config->memory ? config->memory : MEMORY_DEFAULT;
 	uint64_t entry;
-	int error = provider_find(config->standby, &provider, &where);
-	if (!error)
-		error = host_make_machine(host, memory, config->mac);
+	int error = host_make_machine(host, memory, config->mac);
 	if (!error)
 		error = elf_load(&host->machine.memory, config->kernel, config->append, &entry);
 	if (!error)
 		error = vcpu_boot(&host->machine.vcpu, entry, memory);
+	/* Last, when nothing else can fail: a generation is never given back. */
 	if (!error)
 		error = hold_generation(pair);
 	if (error)
@@ -531,11 +566,13 @@ static int begin_primary(struct pair *pair)
 static int begin_standby(struct pair *pair)
 {
 	const struct config *config = pair->host.config;
-	const struct provider *next;
 	const char *where;
-	int error = config->standby ? provider_find(config->standby, &next, &where) : 0;
+	int error = provider_find(config->listen, &pair->provider, &where);
+	/* Better now than when a primary comes: whether a machine can be made here at all. */
 	if (!error)
-		error = provider_find(config->listen, &pair->provider, &where);
+		error = host_make_machine(
+			&pair->host, config->memory ? config->memory : MEMORY_DEFAULT, config->mac);
+	host_drop_machine(&pair->host);
 	if (!error)
 		error = pair->provider->listen(where, &pair->listener);
 	if (error)
@@ -553,7 +590,9 @@ static int run_pair(struct pair *pair)
 	const struct config *config = pair->host.config;
 	unsigned tick_ms = config->timeout_ms / 10;
 	struct timeval tick = {.tv_usec = (tick_ms < 5 ? 5 : tick_ms > 50 ? 50 : tick_ms) * 1000};
-	int error = arbiter_open(&pair->arbiter, config->arbiter, config->name);
+	int error = check_config(config);
+	if (!error)
+		error = arbiter_open(&pair->arbiter, config->arbiter, config->name);
 	if (!error)
 		error = config->command == COMMAND_PRIMARY ? begin_primary(pair) : begin_standby(pair);
 	if (error)

@@ -24,6 +24,7 @@ struct pair {
 	const struct provider *provider; /* where we listen, as a standby */
 	struct listener *listener;
 	struct event *on_listener;
+	char refused[512]; /* what was last said about a primary that was not accepted */
 
 	struct session *session;
 	struct event *on_connection, *on_heartbeat;

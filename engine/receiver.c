@@ -37,9 +37,18 @@ static bool take(struct receiver *receiver, enum log_verdict *verdict)
 	return true;
 }
 
+/* Acks are frozen as soon as the machine has diverged or failed, not when the control thread hears of
+ * it (D5). One that has ended in order has still to be told from a dead one. */
+static bool frozen(struct receiver *receiver)
+{
+	enum machine_verdict verdict = receiver->machine->verdict;
+	return verdict == MACHINE_DIVERGED || verdict == MACHINE_FAILED ||
+	       atomic_load_explicit(&receiver->silent, memory_order_relaxed);
+}
+
 static void acknowledge(struct receiver *receiver, enum ack_counter counter, uint64_t value)
 {
-	if (atomic_load_explicit(&receiver->silent, memory_order_relaxed))
+	if (frozen(receiver))
 		return;
 	CRASH_POINT("ack.before");
 	/* An error means that the connection is gone; the role logic hears of that by itself. */

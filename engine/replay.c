@@ -90,8 +90,10 @@ static bool digest_equal(struct machine *m, const struct log_entry *entry)
 	char what[120];
 	bool memory = (word ^ entry->digest) >> 16 != 0, registers = ((word ^ entry->digest) & 0xffffu) != 0;
 	snprintf(what, sizeof what, "the %s differs (memory swept: %#llx to %#llx)",
-		memory && registers ? "state of registers and memory" : memory ? "memory" : "register state", (unsigned long long)swept,
-		(unsigned long long)(swept + DIGEST_SWEEP));
+		memory && registers ? "state of registers and memory"
+		: memory	    ? "memory"
+				    : "register state",
+		(unsigned long long)swept, (unsigned long long)(swept + DIGEST_SWEEP));
 	diverged(m, entry, what);
 	return false;
 }
@@ -254,6 +256,17 @@ static void replay_flush(struct machine *m)
 	(void)m;
 }
 
+/* The guest computes, perhaps for long: nothing is applied here. But a log that is over must not wait
+ * for the guest's next exit, so what it says about itself is taken, as far as that needs no digest of
+ * a position: then the machine is drained. */
+static void replay_interrupted(struct machine *m)
+{
+	struct log_entry entry;
+	while (look(m, &entry) == FOUND && !stopped(m, &entry) && about_the_log(&entry) &&
+		entry.position <= m->digest.at)
+		take_about_the_log(m, &entry);
+}
+
 static void replay_ended(struct machine *m, enum log_end reason, uint32_t value)
 {
 	struct log_entry entry;
@@ -279,7 +292,7 @@ const struct source replay_source = {
 	.output = replay_output,
 	.inputs = replay_inputs,
 	.flush = replay_flush,
-	.interrupted = replay_flush,
+	.interrupted = replay_interrupted,
 	.ended = replay_ended,
 };
 
@@ -305,7 +318,7 @@ void replay_extend(struct machine *m, uint64_t limit)
 void replay_end_log(struct machine *m)
 {
 	atomic_store_explicit(&m->replay->ended, true, memory_order_release); /* R1 */
-	bell_ring(&m->bell);
+	machine_wake(m);
 }
 
 void replay_go_live(struct machine *m, uint64_t host_ns)

@@ -3,8 +3,9 @@
  *
  * On a backup the log grows while it is followed: `limit` says how far it has been received, and
  * nothing beyond it is looked at. When the log has ended (`ended` is set after `limit` had its last
- * value) and all of it is applied, the machine is drained: it says so and waits for a verdict, which
- * is live_source or the end. Offline, the end of the log is the end of the machine.
+ * value) and all of it is applied, the machine is drained: it says so, though the guest may still be
+ * computing towards its next exit, and waits there for a verdict, which is live_source or the end.
+ * Offline, the end of the log is the end of the machine.
  */
 #pragma once
 

@@ -1,12 +1,15 @@
 /*
  * The roles of a process in a pair, and the only function that changes them.
  *
- *            ┌────────────────────── solo ◀───────────┐
- *            │ a standby answers       ▲              │ A1 won
- *            ▼                         │ A1 won       │
- *         cloning ──commit sent──▶ primary            │
- *                                                     │
- *   standby ──a primary asks──▶ receiving ──whole commit──▶ backup ──drained──▶ live
+ *   solo ──a standby answers──▶ cloning ──commit sent──▶ primary
+ *     ▲                            │                        │
+ *     ├─────────no commit──────────┘                        │
+ *     ├─────────A1 won──────────────────────────────────────┘
+ *     └─────────A1 won──────────────────────────────────────────────────────────────┐
+ *                                                                                   │
+ *   standby ──a primary asks──▶ receiving ──whole commit──▶ backup ──suspicion──▶ live
+ *     ▲                            │
+ *     └─────────no commit──────────┘
  *
  *   every role ──▶ halted
  *
@@ -16,7 +19,7 @@
  *   standby    has no machine
  *   receiving  fills a machine that has never run
  *   backup     follows the log, keeps its outputs, acknowledges                   D5, D6, O3, L1, L2
- *   live       fenced; has replayed everything and asks the arbiter; sends nothing yet   L4, A1
+ *   live       fenced; replays the rest, then asks the arbiter; sends nothing yet    L4, A1
  *   halted     runs nothing and sends nothing                                     A3
  */
 #pragma once

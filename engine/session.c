@@ -13,14 +13,19 @@
 #define MAGIC_WELCOME 0x4c455744u
 #define MAGIC_STATE 0x41545344u
 #define MAGIC_COMMIT 0x4d4f4344u
-#define SESSION_VERSION 1u
 #define CONNECT_MS 300u
 #define ANSWER_MS 3000u
 #define CLONE_MS 60000u
+#define LEAVE_MS 200u
 #define PAGE 4096u
 
+/* What this file speaks; a new one for every change of a message. */
+static const char speaks[24] = "doppel session 1";
+
 struct hello {
-	uint32_t magic, version, log_version, session;
+	uint32_t magic, log_version, session;
+	uint8_t pad1[4];
+	char speaks[24];
 	char vm[ARBITER_NAME_MAX + 1];
 	uint8_t mac[6];
 	uint8_t pad;
@@ -48,6 +53,7 @@ struct state_message {
 struct commit_message {
 	uint32_t magic, digest;
 	uint64_t generation, lsn, exits, memory_hash, state_hash;
+	uint64_t time_ns;  /* the newest that the guest has been told */
 	uint64_t checksum; /* XXH3 of what stands before it, seeded by the secret */
 };
 
@@ -161,7 +167,6 @@ static int greet(struct session *session, struct host *host, struct arbiter *arb
 {
 	struct arbiter_holder holder;
 	struct hello hello = {.magic = MAGIC_HELLO,
-		.version = SESSION_VERSION,
 		.log_version = LOG_FORMAT_VERSION,
 		.session = session->id,
 		.cpu_digest = host->machine.vcpu.model.digest,
@@ -176,6 +181,7 @@ static int greet(struct session *session, struct host *host, struct arbiter *arb
 		error = open_beats(session, host, &hello.beat_port);
 	if (error)
 		return error;
+	copy_text(hello.speaks, sizeof hello.speaks, speaks);
 	copy_text(hello.vm, sizeof hello.vm, host->config->name);
 	copy_text(hello.cpu, sizeof hello.cpu, host->machine.vcpu.model.name);
 	copy_text(hello.holder, sizeof hello.holder, holder.tag);
@@ -292,6 +298,18 @@ static int copy_machine(struct machine *m, struct clone *clone, struct commit_me
 	return session->provider->send(session->connection, clone->state, sizeof *clone->state + size);
 }
 
+/* What the guest has sent so far is in no log: once there is a backup that believes it has left, it must
+ * have (O3). */
+static int wait_until_left(const struct machine *m)
+{
+	for (unsigned ms = 0; ms < LEAVE_MS; ms++) {
+		if (hold_waiting(m->hold[OUTPUT_NET]) + hold_waiting(m->hold[OUTPUT_CONSOLE]) == 0)
+			return 0;
+		usleep(1000);
+	}
+	return fail(EBUSY, "the guest's outputs do not leave: is its console or its network stopped?");
+}
+
 /* On the vCPU thread, which stands still meanwhile. */
 static void clone_machine(struct machine *m, void *argument)
 {
@@ -301,12 +319,15 @@ static void clone_machine(struct machine *m, void *argument)
 	struct commit_message commit = {.magic = MAGIC_COMMIT,
 		.digest = digest_word(&m->digest),
 		.generation = session->generation,
-		.exits = m->exits};
+		.exits = m->exits,
+		.time_ns = m->live->newest_ns};
 	if (machine_ended(m)) {
 		clone->error = fail(ECANCELED, "the guest has ended");
 	} else {
 		clone->error = copy_machine(m, clone, &commit);
 	}
+	if (!clone->error)
+		clone->error = wait_until_left(m);
 	if (!clone->error) {
 		commit.checksum = commit_checksum(&commit, session->secret);
 		/* Outputs are held before the standby can know that it may go live. */
@@ -350,30 +371,40 @@ static int examine(const struct hello *hello, const struct host *host, const str
 {
 	const struct config *config = host->config;
 	struct arbiter_holder holder;
-	if (hello->version != SESSION_VERSION || hello->log_version != LOG_FORMAT_VERSION ||
+	uint64_t newest;
+	if (!text_ends(hello->speaks, sizeof hello->speaks) || strncmp(hello->speaks, "doppel ", 7) != 0)
+		return fail(EPROTO, "the primary's greeting is damaged");
+	if (strcmp(hello->speaks, speaks) != 0 || hello->log_version != LOG_FORMAT_VERSION ||
 		hello->state_size != machine_state_size())
-		return fail(EPERM, "the primary is another version of Doppel; run the same on both hosts");
+		return fail(EPERM,
+			"the primary is another version of Doppel (%s, log format %u; here %s, log format %u); run the same on both hosts",
+			hello->speaks, hello->log_version, speaks, LOG_FORMAT_VERSION);
 	if (!text_ends(hello->vm, sizeof hello->vm) || !text_ends(hello->cpu, sizeof hello->cpu) ||
 		!text_ends(hello->beat_host, sizeof hello->beat_host) ||
 		!text_ends(hello->holder, sizeof hello->holder))
-		return fail(EPERM, "the primary's greeting is damaged");
+		return fail(EPROTO, "the primary's greeting is damaged");
 	if (strcmp(hello->vm, config->name) != 0)
-		return fail(EPERM, "this standby is for VM %s; give both sides the same --name", config->name);
+		return fail(EPROTO, "this standby is for VM %s, not %s; give both sides the same --name", config->name,
+			hello->vm);
 	if (hello->cpu_digest != model->digest)
 		return fail(EPERM, "the CPUs differ: %s there, %s here; a pair needs the same model", hello->cpu,
 			model->name);
 	if (config->memory && hello->memory != config->memory)
-		return fail(EPERM, "the guest has %llu MiB of memory, this standby expects %llu",
+		return fail(EPERM, "the guest has %llu MiB of memory, this standby expects %llu; give it the guest's --memory, or none",
 			(unsigned long long)(hello->memory >> 20), (unsigned long long)(config->memory >> 20));
 	if (hello->memory < GUEST_MEMORY_MIN || hello->memory > GUEST_MEMORY_MAX || hello->memory % PAGE != 0 ||
 		hello->ring < LOG_RING_MIN || hello->ring > (1u << 30) || (hello->ring & (hello->ring - 1)) != 0 ||
 		hello->session == SESSION_ALONE ||
 		(hello->commit != ACK_RECEIVED && hello->commit != ACK_REPLAYED))
-		return fail(EPERM, "the primary's greeting asks for what cannot be");
+		return fail(EPROTO, "the primary's greeting asks for what cannot be");
 	if (arbiter_holder(arbiter, hello->generation, &holder) < 0 || strcmp(holder.tag, hello->holder) != 0)
 		return fail(EPERM,
-			"the two sides do not see the same arbiter: generation %llu is not the primary's in %s",
+			"the two sides do not see the same arbiter: generation %llu is not the primary's in %s; give both the same directory",
 			(unsigned long long)hello->generation, config->arbiter);
+	/* One that was deposed and has not heard of it yet must not find a backup to release outputs. */
+	if (arbiter_current(arbiter, &newest) < 0 || newest != hello->generation)
+		return fail(ESTALE, "generation %llu of VM %s is not the newest: the primary was deposed",
+			(unsigned long long)hello->generation, config->name);
 	return 0;
 }
 
@@ -412,7 +443,7 @@ static int answer(struct session *session, struct host *host, struct arbiter *ar
 	return error;
 }
 
-static int receive_machine(struct session *session, struct host *host)
+static int receive_machine(struct session *session, struct host *host, uint64_t *time_ns)
 {
 	struct machine *m = &host->machine;
 	size_t size = machine_state_size();
@@ -440,6 +471,7 @@ static int receive_machine(struct session *session, struct host *host)
 	if (!error && (m->exits != commit.exits || digest_word(&m->digest) != commit.digest))
 		error = fail(EPROTO, "the clone's state does not fit its last message");
 	session->clone_bytes = bytes;
+	*time_ns = commit.time_ns;
 out:
 	free(state);
 	return error;
@@ -448,6 +480,7 @@ out:
 int session_accept(struct session **out, struct host *host, const struct provider *provider,
 	struct listener *listener, struct arbiter *arbiter, struct replay *replay)
 {
+	uint64_t time_ns = 0;
 	struct session *session = session_new();
 	if (!session)
 		return fail(ENOMEM, "no memory for a session");
@@ -456,13 +489,14 @@ int session_accept(struct session **out, struct host *host, const struct provide
 	if (!error)
 		error = answer(session, host, arbiter);
 	if (!error)
-		error = receive_machine(session, host);
+		error = receive_machine(session, host, &time_ns);
 	if (error) {
 		session_close(session);
 		host_drop_machine(host);
 		return error;
 	}
 	memset(replay, 0, sizeof *replay);
+	replay->time_ns = time_ns;
 	replay->session = session->id;
 	log_reader_ring(&replay->reader, provider->ring(session->connection), session->ring, session->secret, 0);
 	replay_begin(&host->machine, replay);

@@ -68,7 +68,8 @@ int session_connect(struct session **out, struct host *host, const char *address
 int session_clone(struct session *session, struct host *host, bool *committed) MUST_CHECK;
 
 /* Standby: answers one primary, up to its COMMIT; the machine is then loaded and follows `replay`. On
- * failure the host has no machine. -EAGAIN: nobody was there. */
+ * failure the host has no machine. -EAGAIN: nobody was there; -EPERM: it is a primary of this VM, and
+ * one of the two sides must be started in another way. */
 int session_accept(struct session **out, struct host *host, const struct provider *provider,
 	struct listener *listener, struct arbiter *arbiter, struct replay *replay) MUST_CHECK;
 

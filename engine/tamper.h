@@ -1,7 +1,8 @@
 /*
  * How the tests make a backup diverge: in a build with CRASH_POINTS, DOPPEL_TAMPER=register:N flips a
- * bit of RBX, and DOPPEL_TAMPER=memory:N:ADDRESS a bit of guest memory, after the Nth entry that a
- * backup or a replay applies. In any other build this is nothing at all.
+ * bit of CR2, which stays, since no guest of ours faults, and DOPPEL_TAMPER=memory:N:ADDRESS a bit of
+ * guest memory, after the Nth entry that a backup or a replay applies. In any other build this is
+ * nothing at all.
  */
 #pragma once
 

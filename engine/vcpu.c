@@ -25,8 +25,6 @@ static void take_kick(int signal)
 
 void vcpu_bind(void)
 {
-	struct sigaction action = {.sa_handler = take_kick};
-	sigaction(VCPU_KICK_SIGNAL, &action, NULL);
 	sigset_t kick;
 	sigemptyset(&kick);
 	sigaddset(&kick, VCPU_KICK_SIGNAL);
@@ -46,14 +44,14 @@ static int open_kvm(struct vcpu *vcpu)
 	vcpu->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (vcpu->kvm_fd < 0) {
 		if (errno == ENOENT)
-			return fail(ENOENT,
+			return fail(EIO,
 				"there is no /dev/kvm: load kvm-intel or kvm-amd, or enable virtualisation in the firmware");
 		if (errno == EACCES || errno == EPERM)
-			return fail(errno, "no permission to use /dev/kvm: run as root or join the group kvm");
-		return fail(errno, "cannot open /dev/kvm: %s", strerror(errno));
+			return fail(EACCES, "no permission to use /dev/kvm: run as root or join the group kvm");
+		return fail(EIO, "cannot open /dev/kvm: %s", strerror(errno));
 	}
 	if (ioctl(vcpu->kvm_fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
-		return fail(ENOTSUP, "/dev/kvm speaks another API version than %d", KVM_API_VERSION);
+		return fail(ENOTSUP, "/dev/kvm is not KVM with API version %d: use Linux 6.1 or newer", KVM_API_VERSION);
 	int error = require(vcpu->kvm_fd, KVM_CAP_IMMEDIATE_EXIT, "immediate_exit", 1);
 	if (!error)
 		error = require(vcpu->kvm_fd, KVM_CAP_SYNC_REGS, "registers in kvm_run", SYNC_REGS);
@@ -70,7 +68,7 @@ static int filter_msrs(struct vcpu *vcpu)
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_USER_SPACE_MSR,
 		.args = {KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL}};
 	if (ioctl(vcpu->vm_fd, KVM_ENABLE_CAP, &cap) < 0)
-		return fail(errno, "cannot enable MSR exits: %s", strerror(errno));
+		return fail(EIO, "cannot enable MSR exits: %s", strerror(errno));
 	uint8_t low[0x300 / 8] = {0}, high[0x110 / 8] = {0};
 	for (unsigned i = 0; i < cpu_model_msr_count; i++) {
 		uint32_t msr = cpu_model_msrs[i];
@@ -86,13 +84,16 @@ static int filter_msrs(struct vcpu *vcpu)
 		.nmsrs = 0x110,
 		.bitmap = high};
 	if (ioctl(vcpu->vm_fd, KVM_X86_SET_MSR_FILTER, &filter) < 0)
-		return fail(errno, "cannot filter MSRs: %s", strerror(errno));
+		return fail(EIO, "cannot filter MSRs: %s", strerror(errno));
 	return 0;
 }
 
 int vcpu_create(struct vcpu *vcpu, const struct guest_memory *memory)
 {
 	*vcpu = (struct vcpu){.kvm_fd = -1, .vm_fd = -1, .fd = -1};
+	/* Before there is a thread to kick: without a handler the first kick would end the process. */
+	struct sigaction action = {.sa_handler = take_kick};
+	sigaction(VCPU_KICK_SIGNAL, &action, NULL);
 	int error = open_kvm(vcpu);
 	if (!error)
 		error = cpu_model_build(&vcpu->model, vcpu->kvm_fd);
@@ -130,7 +131,7 @@ int vcpu_create(struct vcpu *vcpu, const struct guest_memory *memory)
 	return 0;
 
 kvm_failed:
-	error = fail(errno, "KVM cannot %s: %s", step, strerror(errno));
+	error = fail(EIO, "KVM cannot %s: %s", step, strerror(errno));
 undo:
 	vcpu_destroy(vcpu);
 	return error;
@@ -177,7 +178,7 @@ static int enter(struct vcpu *vcpu)
 		return (int)vcpu->run->exit_reason;
 	if (errno == EINTR || errno == EAGAIN)
 		return -EINTR;
-	return fail(errno, "KVM cannot run the guest: %s", strerror(errno));
+	return fail(EIO, "KVM cannot run the guest: %s", strerror(errno));
 }
 
 int vcpu_run(struct vcpu *vcpu)
@@ -203,7 +204,7 @@ int vcpu_inject(struct vcpu *vcpu, uint8_t vector)
 {
 	struct kvm_interrupt interrupt = {.irq = vector};
 	if (ioctl(vcpu->fd, KVM_INTERRUPT, &interrupt) < 0)
-		return fail(errno, "KVM does not take interrupt %u: %s", vector, strerror(errno));
+		return fail(EIO, "KVM does not take interrupt %u: %s", vector, strerror(errno));
 	/* A second KVM_INTERRUPT before this one is delivered would silently replace it. */
 	vcpu->run->ready_for_interrupt_injection = 0;
 	return 0;
@@ -243,7 +244,7 @@ int vcpu_save(struct vcpu *vcpu, struct vcpu_state *state)
 		ioctl(vcpu->fd, KVM_GET_FPU, &state->fpu) < 0 ||
 		ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &state->events) < 0 ||
 		ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &state->debug) < 0)
-		return fail(errno, "KVM does not give the vCPU's state: %s", strerror(errno));
+		return fail(EIO, "KVM does not give the vCPU's state: %s", strerror(errno));
 	if (ioctl(vcpu->fd, KVM_GET_MSRS, &msrs) != (int)msrs.head.nmsrs)
 		return fail(EIO, "KVM does not give the vCPU's MSRs");
 	for (unsigned i = 0; i < msrs.head.nmsrs; i++)
@@ -261,7 +262,7 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
 		ioctl(vcpu->fd, KVM_SET_FPU, &state->fpu) < 0 ||
 		ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &state->events) < 0 ||
 		ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &state->debug) < 0)
-		return fail(errno, "KVM does not take the vCPU's state: %s", strerror(errno));
+		return fail(EIO, "KVM does not take the vCPU's state: %s", strerror(errno));
 	if (ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != (int)msrs.head.nmsrs)
 		return fail(EIO, "KVM does not take the vCPU's MSRs");
 	/* What the last exit would have left for digests and injection. */
@@ -269,5 +270,7 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
 	vcpu->run->s.regs.sregs = state->sregs;
 	vcpu->run->if_flag = state->if_flag;
 	vcpu->run->ready_for_interrupt_injection = state->ready;
+	/* Without an in-kernel APIC each KVM_RUN sets CR8 from here. */
+	vcpu->run->cr8 = state->sregs.cr8;
 	return 0;
 }

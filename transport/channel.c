@@ -31,6 +31,13 @@ static int socket_address(const char *name, struct sockaddr_un *address, socklen
 	return 0;
 }
 
+int channel_check(const char *name)
+{
+	struct sockaddr_un address;
+	socklen_t length;
+	return socket_address(name, &address, &length);
+}
+
 int channel_listen(const char *name)
 {
 	struct sockaddr_un address;

@@ -36,6 +36,9 @@ struct channel {
 	unsigned fd_count;
 };
 
+/* Whether this can be a channel's name; -EINVAL says what can. */
+int channel_check(const char *name) MUST_CHECK;
+
 /* These three return a socket or a negative errno. A name that another listens on: -EADDRINUSE. */
 int channel_listen(const char *name) MUST_CHECK;
 int channel_accept(int listener, const char *name) MUST_CHECK; /* -EAGAIN: nobody is waiting */

@@ -17,7 +17,7 @@ int provider_find(const char *address, const struct provider **out, const char *
 			strncmp(address, providers[i]->scheme, length) == 0) {
 			*out = providers[i];
 			*where = colon + 1;
-			return 0;
+			return providers[i]->check(*where);
 		}
 	}
 	char known[64] = "";

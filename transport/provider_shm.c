@@ -453,6 +453,7 @@ static void close_shm(struct connection *c)
 
 const struct provider provider_shm = {
 	.scheme = "shm",
+	.check = channel_check,
 	.listen = listen_shm,
 	.listener_fd = listener_fd,
 	.accept = accept_shm,

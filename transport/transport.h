@@ -51,6 +51,8 @@ struct connection;
  */
 struct provider {
 	const char *scheme; /* "shm" for addresses of the form shm:NAME */
+	/* Whether `where` can be an address at all, without a look at the network; -EINVAL says why not. */
+	int (*check)(const char *where);
 
 	/* Standby: waits for primaries. -EADDRINUSE when somebody else does already. */
 	int (*listen)(const char *where, struct listener **out);
@@ -114,7 +116,8 @@ struct provider {
 	void (*close)(struct connection *c);
 };
 
-/* Finds the provider of "scheme:rest" and sets `where` to the rest; -EINVAL names the known ones. */
+/* Finds the provider of "scheme:rest" and sets `where` to the rest; -EINVAL names the known ones, or says
+ * what the rest may be. */
 int provider_find(const char *address, const struct provider **out, const char **where) MUST_CHECK;
 
 /* The providers there are; provider.c lists them. */

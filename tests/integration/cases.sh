@@ -22,16 +22,20 @@ failed()
 	CASES_FAILED=$((CASES_FAILED + 1))
 }
 
-# check SENTENCE COMMAND [ARGUMENT...]: ok when the command succeeds; otherwise what it said is shown.
+# check SENTENCE COMMAND [ARGUMENT...]: ok when the command, which may be a function of the test,
+# succeeds; otherwise what it said is shown.
 check()
 {
-	local sentence=$1 said
+	local sentence=$1 status
 	shift
-	if said=$("$@" 2>&1); then
+	"$@" >"$LAB/said" 2>&1
+	status=$?
+	if [ "$status" -eq 0 ]; then
 		ok "$sentence"
 	else
-		failed "$sentence" "status $? of: $*" "$said"
+		failed "$sentence" "status $status of: $*" "$(tail -n 20 "$LAB/said")"
 	fi
+	return "$status"
 }
 
 # equal WHAT FOUND WANTED

@@ -131,10 +131,17 @@ start_host()
 	shift 2
 	mkdir -p "$LAB/$name/run"
 	DOPPEL_RUN_DIR=$LAB/$name/run ip netns exec "$HOSTS" "$DOPPEL" "$@" --name "$VM" \
-		--net "net_tap${tap##*[a-z]},iface=$tap" --arbiter "dir:$LAB/arbiter" \
-		</dev/null >"$LAB/$name/out" 2>"$LAB/$name/log" &
+		--net "net_tap${tap##*[a-z]},iface=$tap" </dev/null >"$LAB/$name/out" 2>"$LAB/$name/log" &
 	HOST_PID[$name]=$!
 	topology_plug "$tap" "$!"
+}
+
+# start_alone NAME TAP [OPTION...]: without a backup, ever.
+start_alone()
+{
+	local name=$1 tap=$2
+	shift 2
+	start_host "$name" "$tap" run --kernel "$LEDGER" --memory 16M "$@"
 }
 
 # start_primary NAME TAP STANDBY [OPTION...]
@@ -142,7 +149,8 @@ start_primary()
 {
 	local name=$1 tap=$2 standby=$3
 	shift 3
-	start_host "$name" "$tap" primary --kernel "$LEDGER" --memory 16M --standby "$standby" "$@"
+	start_host "$name" "$tap" primary --arbiter "dir:$LAB/arbiter" --kernel "$LEDGER" --memory 16M \
+		--standby "$standby" "$@"
 }
 
 # start_standby NAME TAP LISTEN STANDBY [OPTION...]: STANDBY is where it finds its own backup one day.
@@ -150,7 +158,8 @@ start_standby()
 {
 	local name=$1 tap=$2 listen=$3 standby=$4
 	shift 4
-	start_host "$name" "$tap" standby --listen "$listen" --standby "$standby" "$@"
+	start_host "$name" "$tap" standby --arbiter "dir:$LAB/arbiter" --listen "$listen" \
+		--standby "$standby" "$@"
 }
 
 # host_status NAME FIELD: a top field of the process's status; nothing when it does not answer.
@@ -182,16 +191,25 @@ wait_protected()
 	done
 }
 
-# kill_hard NAME: as if its host had died. A client that runs starts to measure the pause.
+# kill_hard NAME [frozen]: as if its host had died. A client that runs starts to measure the pause, but
+# not when freeze_hard has told it already.
 kill_hard()
 {
 	local pid=${HOST_PID[$1]}
 	{
 		kill -KILL "$pid"
-		[ -z "$CLIENT_PID" ] || kill -USR1 "$CLIENT_PID"
+		[ -z "$CLIENT_PID" ] || [ "${2:-}" = frozen ] || kill -USR1 "$CLIENT_PID"
 		wait "$pid"
 	} 2>/dev/null
 	unset "HOST_PID[$1]"
+}
+
+# freeze_hard NAME: as if its host had fallen silent: nothing ends that its backup could see. A client that
+# runs starts to measure the pause.
+freeze_hard()
+{
+	kill -STOP "${HOST_PID[$1]}"
+	[ -z "$CLIENT_PID" ] || kill -USR1 "$CLIENT_PID"
 }
 
 # stop_host NAME: an orderly end. Its exit status.

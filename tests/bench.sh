@@ -1,0 +1,238 @@
+#!/bin/bash
+#
+# What protection costs, and how long a failover takes: figures, not verdicts. Run by `make bench`; alone:
+# tests/bench.sh [ROUNDS [SECONDS]]. Two minutes and a half, asks nothing, leaves nothing behind.
+#
+# Each round measures the same guest alone (`doppel run`), with a backup at commit level `received`, and at
+# `replayed`, one after the other in the same network, so that a machine that becomes busy harms all three.
+# Then the primary dies several times, in two ways: killed, which its backup sees at once on one machine,
+# and frozen, which only the heartbeats' silence tells, as when a whole host is gone.
+#
+# Exit status: 0 measured, 1 something went wrong, 2 this machine lacks something.
+
+set -u
+cd "${0%/*}/.." || exit
+. tests/integration/lib.sh
+
+ROUNDS=${1:-5} EACH=${2:-2.5}
+MANY=16 # requests without an answer, where it is about requests a second
+DEATHS=4 TIMEOUT_MS=500
+
+# Values by name, separated by blanks, one a round.
+declare -A FIGURES=()
+
+figure()
+{
+	FIGURES[$1]="${FIGURES[$1]:-} $2"
+}
+
+calculate()
+{
+	awk "BEGIN { printf \"%.6f\", $1 }"
+}
+
+# middle NAME: the median; nothing when there is no value.
+middle()
+{
+	tr ' ' '\n' <<<"${FIGURES[$1]:-}" | sort -g | awk 'NF { v[++n] = $1 }
+		END { if (n) printf "%.6f", (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2 }'
+}
+
+# spread NAME DECIMALS: the median and, in brackets, the least and the most.
+spread()
+{
+	tr ' ' '\n' <<<"${FIGURES[$1]:-}" | sort -g | awk -v d="$2" 'NF { v[++n] = $1 }
+		END { if (n) printf "%.*f (%.*f-%.*f)", d, (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2,
+			d, v[1], d, v[n]; else printf "-" }'
+}
+
+# row TITLE DECIMALS EXPECTED NAME...: a line of the table, a column for each name; "-" is an empty one.
+row()
+{
+	local title=$1 decimals=$2 expected=$3 name
+	shift 3
+	printf '  %-29s' "$title"
+	for name in "$@"; do
+		printf ' %-22s' "$(spread "$name" "$decimals")"
+	done
+	printf ' %s\n' "$expected"
+}
+
+# above NAME LIMIT: whether the median is above the limit.
+above()
+{
+	awk -v value="$(middle "$1")" -v limit="$2" 'BEGIN { exit !(value > limit) }'
+}
+
+# Nanoseconds of processor time that a process has used.
+cpu_ns()
+{
+	cat "/proc/${HOST_PID[$1]}/task"/*/schedstat 2>/dev/null | awk '{ ns += $1 } END { printf "%.0f", ns }'
+}
+
+machine()
+{
+	local kind=hardware processor commit
+	hardware_kvm || kind=software
+	processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sort -u | head -n 1)
+	commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+	[ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit=$commit+changes
+	echo "machine: Linux $(uname -r), $processor, $(nproc) cores, /dev/kvm $kind, commit $commit," \
+		"load $(cut -d ' ' -f 1 /proc/loadavg)"
+}
+
+# load KIND WINDOW PROCESS...: the client works for a while; its figures are KIND.WINDOW.*.
+load()
+{
+	local what=$1.$2 window=$2 process requests used=() log exits
+	shift 2
+	for process in "$@"; do
+		used+=("$(cpu_ns "$process")")
+	done
+	log=$(host_status "$1" log_bytes) exits=$(host_status "$1" exits)
+	run_client --closed "$window" --every 0 --seconds "$EACH" ||
+		lab_fail "the client found: $(cat "$LAB/client/summary")"
+	requests=$(summary adds)
+	figure "$what.p50" "$(summary p50_us)"
+	figure "$what.p99" "$(summary p99_us)"
+	figure "$what.rate" "$(summary adds_per_s)"
+	figure "$what.exits" "$(calculate "($(host_status "$1" exits) - $exits) / $requests")"
+	for process in "$@"; do
+		figure "$what.cpu.$process" \
+			"$(calculate "($(cpu_ns "$process") - ${used[0]}) / 1000 / $requests")"
+		used=("${used[@]:1}")
+	done
+	[ -n "$log" ] || return 0
+	figure "$what.log" "$(calculate "($(host_status "$1" log_bytes) - $log) / $requests")"
+	figure "$what.lag50" "$(host_status "$2" lag_p50_ms)"
+	figure "$what.lag99" "$(host_status "$2" lag_p99_ms)"
+}
+
+last()
+{
+	echo "${FIGURES[$1]##* }"
+}
+
+measure_alone()
+{
+	start_alone a dop0 || lab_fail "the guest did not start"
+	load run 1 a
+	load run "$MANY" a
+	stop_host a
+}
+
+measure_pair()
+{
+	start_primary a dop0 shm:b --take-over --commit "$1" || lab_fail "the primary did not start"
+	start_standby b dop1 shm:b shm:a || lab_fail "the standby did not start"
+	wait_protected a b 20 || lab_fail "A and B did not become a pair"
+	load "$1" 1 a b
+	load "$1" "$MANY" a b
+	stop_host b
+	stop_host a
+	figure "$1.added" "$(calculate "$(last "$1.1.p50") - $(last run.1.p50)")"
+	figure "$1.ratio" "$(calculate "$(last "$1.$MANY.rate") / $(last "run.$MANY.rate")")"
+}
+
+# die KIND NAME SURVIVOR: the figures of one failover but the pause, which the client knows in the end.
+die()
+{
+	local kind=$1 at live replay arbiter
+	at=${EPOCHREALTIME/[.,]/}
+	if [ "$kind" = killed ]; then
+		kill_hard "$2"
+	else
+		freeze_hard "$2"
+	fi
+	wait_role "$3" solo 10 || lab_fail "$3 did not go live"
+	[ "$kind" = killed ] || kill_hard "$2" frozen
+	live=$(host_status "$3" live_at) replay=$(host_status "$3" replay_ms)
+	arbiter=$(host_status "$3" arbiter_ms)
+	live=$(calculate "$live * 1e3 - $at / 1e3")
+	figure "$kind.replay" "$replay"
+	figure "$kind.arbiter" "$arbiter"
+	figure "$kind.detection" "$(calculate "$live - $replay - $arbiter")"
+	figure "$kind.live" "$live"
+}
+
+measure_failovers()
+{
+	local n=0 kind kinds=() pauses pause
+	start_primary h0 dop0 shm:h1 --take-over --heartbeat-timeout $TIMEOUT_MS ||
+		lab_fail "the primary did not start"
+	start_client --rate 200 --seconds 120
+	while [ "$n" -lt $((2 * DEATHS)) ]; do
+		kind=killed
+		[ $((n % 2)) -eq 0 ] || kind=frozen
+		kinds+=("$kind")
+		start_standby "h$((n + 1))" "dop$(((n + 1) % 2))" "shm:h$((n + 1))" "shm:h$((n + 2))" \
+			--heartbeat-timeout $TIMEOUT_MS || lab_fail "the standby did not start"
+		wait_protected "h$n" "h$((n + 1))" 20 || lab_fail "h$n found no backup"
+		sleep 0.5
+		die "$kind" "h$n" "h$((n + 1))"
+		n=$((n + 1))
+	done
+	finish_client || lab_fail "the client found: $(cat "$LAB/client/summary")"
+	IFS=, read -ra pauses <<<"$(summary pause_us)"
+	for ((n = 0; n < ${#kinds[@]}; n++)); do
+		kind=${kinds[n]} pause=$(calculate "${pauses[n]} / 1e3")
+		figure "$kind.pause" "$pause"
+		figure "$kind.first" "$(calculate "$pause - $(cut -d ' ' -f $((n / 2 + 2)) <<<"${FIGURES[$kind.live]}")")"
+		[ "$kind" = killed ] || figure frozen.beyond "$(calculate "$pause - $TIMEOUT_MS")"
+	done
+	stop_host "h${#kinds[@]}"
+}
+
+report()
+{
+	local m=$MANY
+	echo
+	printf '%-31s %-22s %-22s %-22s %s\n' "median (least-most) of $ROUNDS" alone received replayed expected
+	echo "one request at a time"
+	row "latency p50, us" 0 "" run.1.p50 received.1.p50 replayed.1.p50
+	row "latency p99, us" 0 "" run.1.p99 received.1.p99 replayed.1.p99
+	row "added to p50, us" 0 "under 150 (received)" - received.added replayed.added
+	row "requests/s" 0 "" run.1.rate received.1.rate replayed.1.rate
+	row "log bytes a request" 0 "" - received.1.log replayed.1.log
+	row "replay lag p50, ms" 2 "" - received.1.lag50 replayed.1.lag50
+	row "replay lag p99, ms" 2 "under 10" - received.1.lag99 replayed.1.lag99
+	row "exits a request" 2 "" run.1.exits received.1.exits replayed.1.exits
+	row "CPU a request, us" 0 "" run.1.cpu.a received.1.cpu.a replayed.1.cpu.a
+	row "  of the backup" 0 "" - received.1.cpu.b replayed.1.cpu.b
+	echo "$m requests at a time"
+	row "latency p50, us" 0 "" "run.$m.p50" "received.$m.p50" "replayed.$m.p50"
+	row "latency p99, us" 0 "" "run.$m.p99" "received.$m.p99" "replayed.$m.p99"
+	row "requests/s" 0 "" "run.$m.rate" "received.$m.rate" "replayed.$m.rate"
+	row "  to alone" 2 "" - received.ratio replayed.ratio
+	row "log bytes a request" 0 "" - "received.$m.log" "replayed.$m.log"
+	row "replay lag p50, ms" 2 "" - "received.$m.lag50" "replayed.$m.lag50"
+	row "replay lag p99, ms" 2 "under 10" - "received.$m.lag99" "replayed.$m.lag99"
+	row "exits a request" 2 "" "run.$m.exits" "received.$m.exits" "replayed.$m.exits"
+	row "CPU a request, us" 0 "" "run.$m.cpu.a" "received.$m.cpu.a" "replayed.$m.cpu.a"
+	row "  of the backup" 0 "" - "received.$m.cpu.b" "replayed.$m.cpu.b"
+	echo
+	printf '%-31s %-22s %-22s %-22s %s\n' "failover, ms, $DEATHS each" killed frozen "" expected
+	row "pause" 1 "" killed.pause frozen.pause -
+	row "  beyond the timeout of $TIMEOUT_MS" 1 "under 100" - frozen.beyond -
+	row "  detection" 1 "" killed.detection frozen.detection -
+	row "  replay of the rest" 1 "" killed.replay frozen.replay -
+	row "  arbiter and release" 1 "" killed.arbiter frozen.arbiter -
+	row "  first answer" 1 "" killed.first frozen.first -
+}
+
+lacking=$(lab_lacks)
+if [ -n "$lacking" ]; then
+	echo "bench: $lacking" >&2
+	exit 2
+fi
+lab_begin
+machine
+for ((round = 1; round <= ROUNDS; round++)); do
+	[ ! -t 2 ] || printf '\rround %s of %s' "$round" "$ROUNDS" >&2
+	measure_alone
+	measure_pair received
+	measure_pair replayed
+done
+[ ! -t 2 ] || printf '\rfailovers      \r' >&2
+measure_failovers
+report

@@ -1,0 +1,362 @@
+#!/bin/bash
+#
+# Whatever is wrong with a command line, a file, the host or the peer: one line that says what, with
+# what, and what to do; the exit status that `doppel --help` documents; and nothing half-started, that is
+# no process, tap, socket or generation.
+
+set -u
+cd "${0%/*}/../.." || exit
+. tests/integration/lib.sh
+. tests/integration/cases.sh
+
+HOST=1 USAGE=2 RECORDING=4 REFUSED=6 NONE=8
+
+# Nothing of a command that has failed is left.
+nothing_left()
+{
+	local left
+	left=$(
+		ls -A "$LAB/run"
+		find "$LAB" -type s
+		ls -A "$LAB/arbiter"
+		ip -n "$HOSTS" -o link show type tun
+		ip netns pids "$HOSTS"
+	)
+	[ -z "$left" ] || { echo "left behind: $left"; return 1; }
+}
+
+# one_line FILE PATTERN: the file is one line from doppel, in which the pattern is.
+one_line()
+{
+	equal "the number of lines" "$(wc -l <"$1")" 1 &&
+		grep -q '^doppel[ a-z]*: ' "$1" && grep -Eq -- "$2" "$1" || { cat "$1"; return 1; }
+}
+
+says()
+{
+	local status=$1 pattern=$2 found
+	shift 2
+	DOPPEL_RUN_DIR=$LAB/run ip netns exec "$HOSTS" timeout 20 "$@" </dev/null >"$LAB/out" 2>"$LAB/err"
+	found=$?
+	equal "the exit status" "$found" "$status" && one_line "$LAB/err" "$pattern" && nothing_left ||
+		{ cat "$LAB/err"; return 1; }
+}
+
+# bad SENTENCE STATUS PATTERN COMMAND [ARGUMENT...]
+bad()
+{
+	local sentence=$1
+	shift
+	check "$sentence" says "$@"
+}
+
+# poke FILE OFFSET BYTE...: changes bytes, each given as octal digits.
+poke()
+{
+	local file=$1 offset=$2
+	shift 2
+	printf "$(printf '\\%s' "$@")" | dd of="$file" bs=1 seek="$offset" conv=notrunc status=none
+}
+
+# in_dev COMMAND...: doppel's devices changed by the command, which is a shell's.
+in_dev()
+{
+	local change=$1
+	shift
+	# shellcheck disable=SC2016
+	unshare -m sh -c "$change"' && exec "$@"' - "$@"
+}
+export -f in_dev
+
+skip_all_if_lacking "bad input is refused"
+lab_begin
+mkdir "$LAB/run"
+chmod 711 "$LAB"
+guest=(--kernel "$LEDGER")
+arbiter=(--arbiter "dir:$LAB/arbiter")
+primary=("$DOPPEL" primary "${guest[@]}" --standby shm:b "${arbiter[@]}")
+standby=("$DOPPEL" standby --listen shm:b "${arbiter[@]}")
+run=("$DOPPEL" run "${guest[@]}")
+
+# ---- the command line ----
+
+bad "no command" $USAGE 'no command' "$DOPPEL"
+bad "an unknown command" $USAGE 'no such command: launch' "$DOPPEL" launch
+for command in run primary standby replay dump status stop; do
+	bad "$command: an unknown option" $USAGE '--speed: no such option' "$DOPPEL" $command --speed 9
+	bad "$command: a letter that is no option" $USAGE '-k: no such option' "$DOPPEL" $command -k
+	bad "$command: one argument too many" $USAGE 'three: one argument too many' "$DOPPEL" $command two three three
+	check "$command: --help succeeds" "$DOPPEL" $command --help
+done
+bad "run without a kernel" $USAGE '--kernel' "$DOPPEL" run
+bad "run with an option of another command" $USAGE '--arbiter: no such option' "${run[@]}" "${arbiter[@]}"
+bad "an option without its value" $USAGE '--kernel: its value is missing' "$DOPPEL" run --kernel
+bad "an option with a value that it does not take" $USAGE '--json=1: it takes no value' "$DOPPEL" status --json=1
+bad "primary without a kernel" $USAGE '--kernel' "$DOPPEL" primary --standby shm:b "${arbiter[@]}"
+bad "primary without a standby" $USAGE '--standby' "$DOPPEL" primary "${guest[@]}" "${arbiter[@]}"
+bad "primary without an arbiter" $USAGE '--arbiter' "$DOPPEL" primary "${guest[@]}" --standby shm:b
+bad "standby without an address" $USAGE '--listen' "$DOPPEL" standby "${arbiter[@]}"
+bad "standby without an arbiter" $USAGE '--arbiter' "$DOPPEL" standby --listen shm:b
+bad "replay without a file" $USAGE 'FILE' "$DOPPEL" replay
+bad "dump without a file" $USAGE 'FILE' "$DOPPEL" dump
+for size in 0 -1 5 16X 1M1 4G 99999999999999999999 16385K '' M; do
+	bad "memory of '$size'" $USAGE "--memory $size: .*1M to 3G" "${run[@]}" --memory "$size"
+done
+for mac in 52:54:00:12:34 01:00:00:00:00:01 00:00:00:00:00:00 52:54:00:12:34:5g 52:54:00:12:34:567 mac ''; do
+	bad "MAC address '$mac'" $USAGE "--mac $mac: " "${run[@]}" --mac "$mac"
+done
+for name in '' 'a/b' 'a b' ../x "$(printf '%65s' x | tr ' ' x)"; do
+	bad "name '${name:0:20}'" $USAGE 'name is 1 to 64' "${run[@]}" --name "$name"
+	bad "status of '${name:0:20}'" $USAGE 'name is 1 to 64' "$DOPPEL" status "$name"
+done
+for size in 0 3M 512K 2G 1; do
+	bad "a ring of $size" $USAGE "--ring $size: " "${primary[@]}" --ring $size
+done
+for level in placed durable ''; do
+	bad "commit level '$level'" $USAGE "--commit $level: " "${primary[@]}" --commit "$level"
+done
+for ms in 0 49 60001 1s -1 ''; do
+	bad "a heartbeat timeout of '$ms'" $USAGE "--heartbeat-timeout $ms: " "${standby[@]}" --heartbeat-timeout "$ms"
+done
+for where in file:x unix: ''; do
+	bad "console '$where'" $USAGE "--console $where: " "${run[@]}" --console "$where"
+done
+bad "a console path that is too long" $USAGE '1 to 107 bytes' "${run[@]}" --console "unix:$LAB/$(printf '%0100d' 1)"
+bad "a kernel's command line that is too long" $USAGE 'command line has 3000 bytes' \
+	"${run[@]}" --append "$(printf '%03000d' 1)"
+
+# ---- addresses ----
+
+for address in tcp:host:1 shm '' b; do
+	bad "standby at '$address'" $USAGE "address $address: no transport" \
+		"$DOPPEL" primary "${guest[@]}" "${arbiter[@]}" --standby "$address"
+	bad "listening at '$address'" $USAGE "address $address: no transport" \
+		"$DOPPEL" standby "${arbiter[@]}" --listen "$address"
+done
+bad "an impossible name in an address" $USAGE 'shm:a/b: the name must be' "${standby[@]}" --listen shm:a/b
+bad "an impossible name of a standby" $USAGE 'shm:a/b: the name must be' "${primary[@]}" --standby shm:a/b
+bad "an impossible name of a later standby" $USAGE 'shm:: the name must be' "${standby[@]}" --standby shm:
+bad "heartbeats from another host's address" $USAGE '192.0.2.1.*--heartbeat' "${primary[@]}" --heartbeat 192.0.2.1
+bad "heartbeats from what is no address" $USAGE 'heartbeat address 1.2.3.4.5' "${standby[@]}" --heartbeat 1.2.3.4.5
+
+# ---- the arbiter ----
+
+bad "an arbiter that is no directory's" $USAGE 'unknown arbiter "etcd:x"; known is dir:' "${primary[@]}" --arbiter etcd:x
+bad "an arbiter without a path" $USAGE 'unknown arbiter "dir:"' "${standby[@]}" --arbiter dir:
+bad "an arbiter that is missing" $USAGE "$LAB/none.*No such file.*make it" "${primary[@]}" --arbiter "dir:$LAB/none"
+bad "an arbiter that is a file" $USAGE 'Not a directory' "${standby[@]}" --arbiter "dir:$LEDGER"
+mkdir "$LAB/readonly"
+bad "an arbiter that cannot be written" $HOST 'readonly.*[Rr]ead-only' unshare -m sh -c \
+	"mount --bind '$LAB/readonly' '$LAB/readonly' && mount -o remount,ro,bind '$LAB/readonly' && exec \"\$@\"" - \
+	"${primary[@]}" --arbiter "dir:$LAB/readonly"
+
+# ---- the kernel ----
+
+bad "a kernel that is missing" $USAGE "$LAB/none.*No such file" "${primary[@]}" --kernel "$LAB/none"
+bad "a kernel that is a directory" $USAGE 'not an ELF64' "${primary[@]}" --kernel "$LAB"
+bad "a kernel that is a text" $USAGE 'not an ELF64' "${primary[@]}" --kernel Makefile
+for length in 0 1 16 63 64 100 176 4096 8000 16384; do
+	head -c "$length" "$LEDGER" >"$LAB/cut"
+	bad "a kernel cut to $length bytes" $USAGE "$LAB/cut (is cut short|is not an ELF64)" "${primary[@]}" --kernel "$LAB/cut"
+done
+changed()
+{
+	cp "$LEDGER" "$LAB/changed"
+	poke "$LAB/changed" "$@"
+	bad "a kernel $what" $USAGE 'changed ' "${primary[@]}" --kernel "$LAB/changed"
+}
+what="without ELF's first bytes" changed 0 000
+what="of 32 bits" changed 4 001
+what="of the other byte order" changed 5 002
+what="for another CPU" changed 18 267
+what="that is not linked to an address" changed 16 003
+what="whose program headers lie outside" changed 39 177
+what="with no program headers" changed 56 000
+what="that starts nowhere" changed 27 177
+bad "memory too small for the kernel" $USAGE 'does not fit into 2 MiB.*--memory' "${primary[@]}" --memory 2M
+
+# ---- the network ----
+
+bad "an unknown device" $USAGE '--net bogus0: DPDK knows no such driver' "${primary[@]}" --net bogus0
+bad "a device with a wrong argument" $USAGE '--net net_tap0,speed=9: ' "${primary[@]}" --net net_tap0,speed=9
+bad "no device" $USAGE '--net : ' "${primary[@]}" --net ''
+bad "an interface that is missing" $USAGE '--net net_af_packet0,iface=none: ' "${primary[@]}" --net net_af_packet0,iface=none
+
+# ---- the host ----
+
+for command in run primary standby; do
+	declare -n words=$command
+	bad "$command without /dev/kvm" $HOST 'there is no /dev/kvm: load' \
+		unshare -m sh -c 'mount -t tmpfs none /dev && exec "$@"' - "${words[@]}"
+	bad "$command with something else as /dev/kvm" $HOST '/dev/kvm is not KVM' \
+		unshare -m sh -c 'mount --bind /dev/null /dev/kvm && exec "$@"' - "${words[@]}"
+done
+# As a user of no rights; /dev/kvm is everybody's on some machines.
+cp "$DOPPEL" "$LEDGER" "$LAB"
+mkdir -m 777 "$LAB/nobody"
+nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups env "DOPPEL_RUN_DIR=$LAB/nobody" "$LAB/doppel")
+bad "no permission for /dev/kvm" $HOST 'no permission to use /dev/kvm: run as root' \
+	unshare -m sh -c 'cp -a /dev/kvm "$0" && chmod 600 "$0/kvm" && mount --bind "$0/kvm" /dev/kvm && exec "$@"' "$LAB" \
+	"${nobody[@]}" run --kernel "$LAB/ledger.elf"
+bad "no permission for a tap" $HOST '--net net_tap0,iface=dop0: .*CAP_NET_ADMIN' \
+	"${nobody[@]}" run --kernel "$LAB/ledger.elf" --net net_tap0,iface=dop0
+bad "no permission for the run directory" $HOST 'run directory.*DOPPEL_RUN_DIR' \
+	setpriv --reuid=65534 --clear-groups env "DOPPEL_RUN_DIR=$LAB/private" "$LAB/doppel" run --kernel "$LAB/ledger.elf"
+bad "no permission for the arbiter" $HOST "arbiter's directory.*Permission denied" \
+	"${nobody[@]}" primary --kernel "$LAB/ledger.elf" --standby shm:b "${arbiter[@]}"
+rm -rf "$LAB/kvm" "$LAB/nobody"
+
+# ---- recordings ----
+
+hammer=("$DOPPEL" run --kernel "$BUILD/guests/hammer.elf" --append ticks=200)
+check "a guest is recorded" "${hammer[@]}" --record "$LAB/whole"
+bad "a recording that exists already" $USAGE "$LAB/whole exists already; remove it" "${hammer[@]}" --record "$LAB/whole"
+bad "a recording in a directory that is missing" $USAGE 'No such file' "${hammer[@]}" --record "$LAB/none/rec"
+bad "a recording on a full device" $HOST 'cannot write the recording /dev/full: No space' "${hammer[@]}" --record /dev/full
+mkdir "$LAB/small"
+bad "a recording that fills its disk" $HOST 'cannot write the recording .*No space left' \
+	unshare -m sh -c 'mount -t tmpfs -o size=256k none "$0" && exec "$@"' "$LAB/small" \
+	"$DOPPEL" run --kernel "$BUILD/guests/hammer.elf" --record "$LAB/small/rec"
+bad "replay of what is missing" $USAGE "$LAB/none: No such file" "$DOPPEL" replay "$LAB/none"
+bad "replay of a directory" $RECORDING 'not a recording' "$DOPPEL" replay "$LAB"
+bad "replay of a kernel" $RECORDING 'not a recording' "$DOPPEL" replay "$LEDGER"
+bad "dump of a kernel" $RECORDING 'not a recording' "$DOPPEL" dump "$LEDGER"
+size=$(stat -c %s "$LAB/whole")
+last=$("$DOPPEL" dump "$LAB/whole" | sed -n '$s/^lsn=\([0-9]*\) .*/\1/p')
+log=$((size - last - 48)) # where the entries begin
+cuts=(0 1 7 8 20 55 56 57 1000 4096 $((log - 1)) $log $((log + 8)) $((log + 40)) $((log + 41)) $((size / 2))
+	$((size * 3 / 4)) $((size - 48)) $((size - 8)) $((size - 1)))
+for length in "${cuts[@]}"; do
+	head -c "$length" "$LAB/whole" >"$LAB/cut"
+	bad "replay of a recording cut to $length of $size bytes" $RECORDING \
+		'cut short|not a recording|the log ends at' "$DOPPEL" replay "$LAB/cut"
+	bad "dump of a recording cut to $length of $size bytes" $RECORDING \
+		'cut short|not a recording' "$DOPPEL" dump "$LAB/cut"
+done
+cat "$LAB/whole" - <<<"more" >"$LAB/cut"
+bad "replay of a recording with something behind it" $RECORDING 'damaged' "$DOPPEL" replay "$LAB/cut"
+for at in 0 9 17 33 50 60 3000 $((log - 100)) $((log + 4)) $((log + 20)) $((size / 2)) $((size - 40)) $((size - 3)); do
+	cp "$LAB/whole" "$LAB/changed"
+	old=$(dd if="$LAB/whole" bs=1 skip=$at count=1 status=none | od -An -tu1)
+	poke "$LAB/changed" $at "$(printf '%03o' $((old ^ 16)))"
+	bad "replay of a recording with byte $at changed" $RECORDING \
+		'damaged|not a recording|cut short|version|the log ends at' "$DOPPEL" replay "$LAB/changed"
+done
+bad "replay without /dev/kvm" $HOST 'there is no /dev/kvm' \
+	unshare -m sh -c 'mount -t tmpfs none /dev && exec "$@"' - "$DOPPEL" replay "$LAB/whole"
+
+# ---- who is not there ----
+
+bad "status of a VM that does not run" $NONE 'no doppel process runs VM db' "$DOPPEL" status db
+bad "status when nothing runs" $NONE 'no doppel process runs here' "$DOPPEL" status
+bad "stop of a VM that does not run" $NONE 'no doppel process runs VM db' "$DOPPEL" stop db
+
+# ---- what is taken: beside processes that run ----
+
+VM=ledger
+start_standby first dop0 shm:b shm:c --console "unix:$LAB/taken" || lab_fail "no standby"
+wait_role first standby 10 || lab_fail "the standby does not wait"
+nothing_left()
+{
+	equal "what runs" "$(ip netns pids "$HOSTS" | wc -l)" 1 &&
+		equal "the run directory" "$(ls -A "$LAB/run")" "" &&
+		equal "the sockets" "$(find "$LAB" -maxdepth 1 -type s)" "$LAB/taken" &&
+		equal "the taps" "$(ip -n "$HOSTS" -o link show type tun | wc -l)" 1 &&
+		equal "the generations" "$(ls -A "$LAB/arbiter")" "$taken"
+}
+taken=''
+bad "a transport's address in use" $USAGE 'shm:b is in use: another standby' "${standby[@]}"
+bad "a console's address in use" $USAGE 'somebody listens there already' "${run[@]}" --console "unix:$LAB/taken"
+touch "$LAB/precious"
+bad "a console's path where a file is" $USAGE 'something else than a socket' "${run[@]}" --console "unix:$LAB/precious"
+check "the file is still there" test -f "$LAB/precious"
+bad "a tap in use" $USAGE 'another process has this interface' "${run[@]}" --net net_tap7,iface=dop0
+check "the standby ends in order" stop_host first
+rm "$LAB/precious"
+
+# ---- a VM that has run before ----
+
+launch first "${primary[@]:1}" --name db --console "unix:$LAB/taken"
+wait_db()
+{
+	local tries
+	for ((tries = 0; tries < 100; tries++)); do
+		DOPPEL_RUN_DIR=$LAB/first/run "$DOPPEL" status db >/dev/null 2>&1 && [ -e "$LAB/arbiter/db.gen-1" ] && return
+		sleep 0.1
+	done
+	return 1
+}
+check "a VM runs" wait_db
+nothing_left()
+{
+	equal "the run directory" "$(ls -A "$LAB/run")" "" &&
+		equal "the generations" "$(ls -A "$LAB/arbiter")" "db.gen-1"
+}
+bad "a VM that runs" $REFUSED 'VM db has run before \(generation 1 in .*--take-over' "${primary[@]}" --name db
+kill_hard first
+bad "a VM that has run before" $REFUSED 'VM db has run before \(generation 1 in .*--take-over' "${primary[@]}" --name db
+cp "$LAB/arbiter/db.gen-1" "$LAB/arbiter/db.gen-01"
+nothing_left()
+{
+	return 0
+}
+bad "an arbiter's directory with something strange" $HOST 'not named like a generation; see what it is' "${primary[@]}" --name db
+rm -f "$LAB/arbiter/"* "$LAB/taken"
+
+# ---- a standby that does not fit ----
+
+# misfit SENTENCE PATTERN STANDBY-COMMAND...: it ends with status 6, and the primary goes on without it.
+ends_refused()
+{
+	local pattern=$1
+	shift
+	rm -f "$LAB/arbiter/"*
+	launch first "${primary[@]:1}" --name db
+	wait_db || return
+	DOPPEL_RUN_DIR=$LAB/run ip netns exec "$HOSTS" timeout 20 "$@" </dev/null >"$LAB/out" 2>"$LAB/err"
+	equal "the standby's exit status" $? $REFUSED || return
+	sed -i '/waiting for a primary/d' "$LAB/err"
+	one_line "$LAB/err" "$pattern" || return
+	sleep 0.6 # two more attempts of the primary's
+	one_line "$LAB/first/log" "the standby refuses: .*$pattern" || return
+	DOPPEL_RUN_DIR=$LAB/first/run "$DOPPEL" stop db >/dev/null && ends_with first 0 &&
+		equal generations "$(ls "$LAB/arbiter")" db.gen-1
+}
+misfit()
+{
+	local sentence=$1
+	shift
+	check "$sentence" ends_refused "$@"
+}
+fits=("${standby[@]}" --name db)
+misfit "a standby for another memory size" 'guest has 16 MiB of memory, this standby expects 32' "${fits[@]}" --memory 32M
+mkdir "$LAB/other"
+misfit "a standby with another arbiter" 'do not see the same arbiter' "${fits[@]}" --arbiter "dir:$LAB/other"
+# Two builds that differ in what the handshake compares.
+altered()
+{
+	sed "s/$1/$2/" "$DOPPEL" >"$LAB/altered"
+	chmod +x "$LAB/altered"
+	! cmp -s "$DOPPEL" "$LAB/altered"
+}
+check "a build with another CPU model" altered 'Doppel deterministic virtual CPU' 'Doppel deterministic virtual PPU'
+misfit "a standby with another CPU model" 'the CPUs differ: .* there, .* here' "$LAB/altered" "${fits[@]:1}"
+check "a build of another version" altered 'doppel session 1' 'doppel session 9'
+misfit "a standby of another version" 'another version of Doppel' "$LAB/altered" "${fits[@]:1}"
+
+# One that is for another VM goes on waiting for its own.
+stays()
+{
+	launch first "${primary[@]:1}" --name db
+	wait_db || return
+	launch second "${standby[@]:1}" --name web
+	sleep 1.5
+	VM=web equal "its role" "$(VM=web host_status second role)" standby || return
+	sed -i '/waiting for a primary/d' "$LAB/second/log"
+	one_line "$LAB/second/log" 'this standby is for VM web, not db; give both sides the same --name' || return
+	one_line "$LAB/first/log" 'the standby refuses: this standby is for VM web' || return
+	stop_host second && stop_host first
+}
+rm -f "$LAB/arbiter/"*
+check "a standby for another VM refuses, once, and goes on waiting" stays
+end_cases

@@ -1,0 +1,143 @@
+#!/bin/bash
+#
+# A backup that is not what the primary is (D5): one bit of it is changed on purpose, by a hook in the
+# build with crash points (engine/tamper.h) or from outside, through /proc/PID/mem. It has to be found
+# within one sweep of memory, and then the backup ends without ever going live, while the primary goes
+# on alone. Offline the same, with a recording.
+
+set -u
+cd "${0%/*}/../.." || exit
+. tests/integration/lib.sh
+. tests/integration/cases.sh
+CRASH_BUILD=${CRASH_BUILD:-build-crash}
+
+# Small, so that a sweep is short: 1,536 logged positions, of which there are some 1,000 a second.
+memory=6 sweep=$((6 * 256))
+# Nothing but the sweep reads this: behind the command line, in a page that the boot has left behind.
+unread=$((0x8f00))
+
+# change_byte NAME ADDRESS: of the guest's memory in that process.
+change_byte()
+{
+	local pid=${HOST_PID[$1]} start old
+	start=$(sed -n 's/-.*memfd:doppel-guest.*//p' "/proc/$pid/maps" | head -n 1)
+	[ -n "$start" ] || return
+	start=$((0x$start + $2))
+	old=$(dd if="/proc/$pid/mem" bs=1 count=1 skip="$start" status=none | od -An -tu1) || return
+	printf "\\$(printf '%03o' $((old ^ 1)))" |
+		dd of="/proc/$pid/mem" bs=1 count=1 seek="$start" conv=notrunc status=none
+}
+
+# The generations' numbers and holders, on one line.
+generations()
+{
+	sed -n 's/^doppel generation \([0-9]*\) .* pid \([0-9]*\) .*/\1:\2/p' "$LAB/arbiter/ledger.gen-"* |
+		tr '\n' ' '
+}
+
+says_where()
+{
+	grep -q 'diverged at position [0-9]* (rip 0x[0-9a-f]*): .*; the log says: lsn=[0-9]* pos=[0-9]* ' \
+		"$LAB/$1/log"
+}
+
+swept_over()
+{
+	local page
+	page=$(printf '%#x' $(($2 & ~4095)))
+	grep -q "memory differs (memory swept: $page to " "$LAB/$1/log"
+}
+
+# make_pair [OPTION...]: a is the primary, b its backup, and a client is at work. Only b has the hook.
+make_pair()
+{
+	rm -f "$LAB/arbiter/"*
+	start_primary a dop0 shm:b --memory ${memory}M "$@" || return
+	DOPPEL=$CRASH_BUILD/doppel start_standby b dop1 shm:b shm:a "$@" || return
+	wait_protected a b 20 || return
+	start_client --rate 500 --window 8192 --seconds 100
+}
+
+# found_out HOW: what holds in the end, however the backup was changed.
+found_out()
+{
+	local holder
+	check "$1: the backup ends with status 3" ends_with b 3 30
+	check "$1: it says where, and what the log says" says_where b
+	check "$1: the primary goes on alone" wait_role a solo 10
+	holder=${HOST_PID[a]}
+	check "$1: only the primary has taken generations" equal generations "$(generations)" "1:$holder 2:$holder "
+	check "$1: the client sees nothing wrong" finish_client
+	check "$1: the primary ends in order" stop_host a
+}
+
+skip_all_if_lacking "a backup that differs is found out"
+if [ ! -x "$CRASH_BUILD/doppel" ]; then
+	echo "skip a backup that differs is found out: $CRASH_BUILD/doppel is missing: run make CRASH_POINTS=1"
+	exit 0
+fi
+lab_begin
+
+export DOPPEL_TAMPER=register:2000
+check "a backup joins, in which a register will change" make_pair
+unset DOPPEL_TAMPER
+found_out "one bit of a register"
+check "one bit of a register: it is the registers that differ" grep -q 'register' "$LAB/b/log"
+
+export DOPPEL_TAMPER=memory:2000:$unread
+check "a backup joins, in which a byte of memory will change" make_pair
+unset DOPPEL_TAMPER
+found_out "one bit of memory"
+check "one bit of memory: it is found as the sweep passes it" swept_over b $unread
+
+check "a backup joins, into which somebody will write" make_pair
+sleep 1
+check "one byte can be changed from outside" change_byte b $((unread + 8))
+found_out "one byte from outside"
+check "one byte from outside: it is found as the sweep passes it" swept_over b $unread
+
+# The primary dies before the backup has found out: then nobody is left, and nobody goes live.
+check "a backup joins, and is frozen" make_pair --heartbeat-timeout 20000
+kill -STOP "${HOST_PID[b]}"
+sleep 1
+check "one byte of a frozen backup can be changed" change_byte b $unread
+sleep 4
+holder=${HOST_PID[a]}
+kill_hard a
+kill -CONT "${HOST_PID[b]}"
+check "a backup that finds out in the rest of the log ends with status 3" ends_with b 3 30
+check "it has not gone live" equal generations "$(generations)" "1:$holder "
+end_quietly "$CLIENT_PID"
+CLIENT_PID=''
+
+# Offline, where every position can be counted.
+launch recorded run --kernel "$BUILD/guests/hammer.elf" --append seconds=3 --memory 4M --record "$LAB/recording"
+sweep=$((4 * 256))
+mkdir "$LAB/register" "$LAB/memory"
+check "a guest is recorded" ends_with recorded 0
+"$DOPPEL" dump "$LAB/recording" | sed -n 's/^lsn=[0-9]* pos=\([0-9]*\) .*/\1/p' >"$LAB/positions"
+check "its recording matches" "$DOPPEL" replay "$LAB/recording"
+
+# offline HOW TAMPER: the positions, each counted once, from the tampered entry to where it was found.
+offline()
+{
+	local found status
+	DOPPEL_TAMPER=$2 "$CRASH_BUILD/doppel" replay "$LAB/recording" >/dev/null 2>"$LAB/$1/log"
+	status=$?
+	check "offline, $1: the replay ends with status 3" equal status $status 3
+	check "offline, $1: it says where, and what the log says" says_where "$1"
+	found=$(sed -n 's/.*diverged at position \([0-9]*\) .*/\1/p' "$LAB/$1/log")
+	positions=$(tail -n +1000 "$LAB/positions" | uniq | awk -v found="${found:-0}" '$1 <= found' | wc -l)
+	if [ "$positions" -ge 1 ] && [ "$positions" -le $((sweep + 1)) ]; then
+		ok "offline, $1: it is found within one sweep"
+	else
+		failed "offline, $1: it is found within one sweep" \
+			"after $positions logged positions, of $sweep in a sweep" "$(cat "$LAB/$1/log")"
+	fi
+}
+offline register register:1000
+registers=$positions
+offline memory memory:1000:$unread
+check "offline, memory: it is found as the sweep passes it" swept_over memory $unread
+echo "figure sweep_positions=$sweep register_found_after=$registers memory_found_after=$positions"
+end_cases

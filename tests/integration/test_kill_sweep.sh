@@ -1,0 +1,362 @@
+#!/bin/bash
+#
+# Kills, by the hundred: at every crash point of the protocol (base/crash_point.h) and at random moments,
+# of primaries, backups and standbys, while a client adds numbers and asks for the total and the time. After
+# each kill the guest has to go on from where it was, and the client checks the whole history: no answered
+# ADD lost or counted twice, total and clock never back, nothing answered that the survivor does not know.
+#
+#   test_kill_sweep.sh                 the sweep; KILL_SEED chooses its plan
+#   test_kill_sweep.sh ROUND SEED      one round of it again, such as: chain 17
+#
+# Rounds, each with a lab of its own, two at a time:
+#
+#   chain     One guest is handed from process to process. Each step kills one side of the pair, with a
+#             new standby ready to take its place. A process learns at its start where it will die; one
+#             that dies as a primary joins when the one before it dies at once, so that its passings of
+#             the point begin with its first log. Never are both sides of a pair to die.
+#   hand      The points at which a side takes the generation while the other one lives: it is frozen
+#             until its peer, which suspects it, has died at the point, then thawed. Before
+#             link() the other goes on. Behind it the dead one holds the generation, and the other,
+#             which cannot know what its successor has already answered, must halt: the guest ends
+#             with it. That is what A1 asks for; the client must have seen nothing wrong even then.
+#   release   A primary dies before or behind the sending of an output, with a client that always has
+#             requests waiting. A new guest each time.
+#   clone     A primary without a backup dies before the last message of its clone. The guest is lost
+#             with its only copy, the standby must not go live with what it has, and serves the next.
+
+set -u
+cd "${0%/*}/../.." || exit
+. tests/integration/lib.sh
+. tests/integration/cases.sh
+. tests/integration/faults.sh
+
+CHAIN_KILLS=50
+CHAINS=9
+BACKUP_POINTS=(receive.checked ack.before ack.after apply.before apply.after)
+PRIMARY_POINTS=(append.before append.after flush.before flush.after clone.after)
+# Passed before the generation is taken: whoever is left can take it.
+EARLY_POINTS=(fence.after arbiter.before)
+BACKUP_LATE_POINTS=(arbiter.linked arbiter.won live.before live.after)
+PRIMARY_LATE_POINTS=(arbiter.linked arbiter.won)
+# A side that nothing is to suspect for silence, and one that does so soon.
+PATIENT=10000 HASTY=400
+
+# ---- all rounds ----
+
+# bad WHY: ends the round.
+bad()
+{
+	local log
+	echo "round $ROUND $SEED failed behind $DEATHS kills: $*"
+	for log in $(ls -t "$LAB"/*/log | head -n 4); do
+		[ ! -s "$log" ] || tail -n 6 "$log" | sed "s|^|    ${log#"$LAB"/}: |"
+	done
+	echo "    what was written is in $LAB; see it again with: tests/integration/test_kill_sweep.sh $ROUND $SEED"
+	LAB=''
+	exit 1
+}
+
+# died ROLE POINT: counts a kill.
+died()
+{
+	DEATHS=$((DEATHS + 1))
+	echo "kill $1 $2"
+}
+
+# await_kill NAME ROLE POINT: the process dies at its point, or has just been killed.
+await_kill()
+{
+	wait_end "$1" 20 || bad "the $2 $1 did not come to $3"
+	[ "$HOST_STATUS" -eq 137 ] || bad "the $2 $1 has ended with $HOST_STATUS instead of being killed at $3"
+	died "$2" "$3"
+}
+
+# The client's verdict: everything answered, nothing wrong.
+client_content()
+{
+	finish_client || bad "the client found: $(cat "$LAB/client/summary" "$LAB/client/said")"
+	echo "gap $(summary max_gap_ms)"
+}
+
+# The same when the guest was lost: what was answered was right.
+client_unharmed()
+{
+	finish_client
+	[ "$(summary violations)" = 0 ] || bad "the client found: $(cat "$LAB/client/summary" "$LAB/client/said")"
+}
+
+# ---- chain ----
+
+# Steps from 1: ROLES says who dies, POINTS where (or "random"), COUNTS at which passing.
+ROLES=() POINTS=() COUNTS=()
+
+step()
+{
+	ROLES+=("$1") POINTS+=("$2") COUNTS+=("$3")
+}
+
+# next_of LIST INDEX: sets POINT to the list's element at the index, which wraps.
+next_of()
+{
+	local -n list=$1
+	POINT=${list[$(($2 % ${#list[@]}))]}
+}
+
+# Runs of one role. A primary has a point only if the one before it died in the step before, see above.
+plan_chain()
+{
+	local n run b=$RANDOM p=$RANDOM e=$RANDOM
+	step - - -
+	while [ "${#ROLES[@]}" -le $((CHAIN_KILLS + 1)) ]; do
+		run=$((2 + RANDOM % 5))
+		for ((n = 0; n < run; n++)); do
+			case $((RANDOM % 8)) in
+			0) step backup random 0 ;;
+			1) step standby random 0 ;;
+			2) next_of EARLY_POINTS $((e++)); step backup "$POINT" 1 ;;
+			*) next_of BACKUP_POINTS $((b++)); step backup "$POINT" $((1 + RANDOM % 60)) ;;
+			esac
+		done
+		step primary random 0
+		run=$((2 + RANDOM % 5))
+		for ((n = 0; n < run; n++)); do
+			case $((RANDOM % 8)) in
+			0) step primary random 0 ;;
+			# It has passed the point once, when it went live.
+			1) next_of EARLY_POINTS $((e++)); step primary "$POINT" 2 ;;
+			*)
+				next_of PRIMARY_POINTS $((p++))
+				[ "$POINT" = clone.after ] && n=1 || n=$((1 + RANDOM % 80))
+				step primary "$POINT" "$n"
+				;;
+			esac
+		done
+	done
+}
+
+declare -A ADDRESS=()
+
+# join STEP ADDRESS: the process pSTEP, which begins as this step's standby.
+join()
+{
+	local this=$1 next=$(($1 + 1)) trap='' other=a timeout=$PATIENT
+	[ "$2" = b ] || other=b
+	if [ "${ROLES[$this]}" = backup ] && [ "${POINTS[$this]}" != random ]; then
+		trap=crash=${POINTS[$this]}:${COUNTS[$this]}
+	elif [ "${ROLES[$this]} ${ROLES[$next]}" = "primary primary" ] && [ "${POINTS[$next]}" != random ]; then
+		trap=crash=${POINTS[$next]}:${COUNTS[$next]}
+	fi
+	[[ $trap != *fence* && $trap != *arbiter* ]] || timeout=$HASTY
+	ADDRESS[p$this]=$2
+	launch_standby "p$this" "$trap" "shm:$2" "shm:$other" --heartbeat-timeout "$timeout"
+}
+
+# The standby has become the backup, or whoever dies in this step has done so.
+formed()
+{
+	says "$1" "following the primary" || has_ended "$2"
+}
+
+# play STEP: one kill. LIVE has the guest, `backup` is its peer; the survivor is LIVE behind it.
+play()
+{
+	local role=${ROLES[$1]} point=${POINTS[$1]} backup=p$1 victim survivor moment
+	if [ "$role" = primary ]; then
+		victim=$LIVE survivor=$backup
+	else
+		victim=$backup survivor=$LIVE
+	fi
+	printf -v moment '0.%03d' $((RANDOM % 150))
+	if [ "$role" = standby ]; then
+		within 20 says "$backup" "waiting for a primary" || bad "standby $backup does not wait"
+	else
+		within 20 formed "$backup" "$victim" || bad "$LIVE and $backup did not become a pair"
+		has_ended "$victim" || holds "$LIVE" || within 2 has_ended "$victim" ||
+			bad "generation $GENERATION is process $HOLDER's, but $LIVE runs"
+		[ "$1" -eq "$CHAIN_KILLS" ] || join $(($1 + 1)) "${ADDRESS[$victim]}"
+	fi
+	if [ "$point" = random ]; then
+		pause "$moment"
+		kill -KILL "${HOST_PID[$victim]}"
+	elif [[ $point == fence* || $point == arbiter* ]]; then
+		freeze "$survivor"
+	fi
+	await_kill "$victim" "$role" "$point"
+	[[ $point != fence* && $point != arbiter* ]] || thaw "$survivor"
+	[ "$role" != standby ] || join $(($1 + 1)) "${ADDRESS[$victim]}"
+	LIVE=$survivor
+}
+
+chain()
+{
+	local i
+	plan_chain
+	ADDRESS[p0]=a LIVE=p0
+	launch_primary p0 '' shm:b --heartbeat-timeout "$PATIENT"
+	join 1 b
+	within 20 says p0 "protected by" || bad "the first pair did not form"
+	begin_client --rate 100 --seconds 280
+	for ((i = 1; i <= CHAIN_KILLS; i++)); do
+		play "$i"
+	done
+	client_content
+	holds "$LIVE" || bad "generation $GENERATION is process $HOLDER's, but $LIVE runs"
+}
+
+# ---- hand, release, clone: a new guest for each kill ----
+
+# hand_over ROLE POINT: that side dies at the point, its peer being frozen meanwhile.
+hand_over()
+{
+	local victim=s other=p
+	if [ "$1" = primary ]; then
+		# It took its first generation when it started.
+		victim=p other=s
+		pair_up "crash=$2:2" '' "$HASTY" "$PATIENT" || bad "p and s did not become a pair"
+	else
+		pair_up '' "crash=$2:1" "$PATIENT" "$HASTY" || bad "p and s did not become a pair"
+	fi
+	begin_client --rate 200 --deadline 0.1 --seconds 60
+	pause 0.25
+	freeze "$other"
+	await_kill "$victim" "$1" "$2"
+	thaw "$other"
+	wait_end "$other" 10 || bad "$other has not halted, although $victim had the next generation"
+	[ "$HOST_STATUS" -eq 5 ] || bad "$other has ended with $HOST_STATUS, and not as deposed"
+	client_unharmed
+	[ "$(summary answered)" -gt 10 ] || bad "the client got no answers before the kill"
+}
+
+hand()
+{
+	local n point
+	for ((n = 0; n < 4; n++)); do
+		for point in "${BACKUP_LATE_POINTS[@]}"; do
+			hand_over backup "$point"
+		done
+		for point in "${PRIMARY_LATE_POINTS[@]}"; do
+			hand_over primary "$point"
+		done
+	done
+}
+
+# release_at POINT: nothing is sent before the client asks, so that the pair has formed before the first.
+release_at()
+{
+	pair_up "crash=$1:$((1 + RANDOM % 60))" '' "$PATIENT" "$PATIENT" || bad "p and s did not become a pair"
+	begin_client --closed 16 --seconds 60
+	await_kill p primary "$1"
+	within 10 says s "live as generation" || bad "the backup did not go live"
+	pause 0.1
+	client_content
+	holds s || bad "generation $GENERATION is process $HOLDER's, but s runs"
+	end_side s
+}
+
+release()
+{
+	local n
+	for ((n = 0; n < 10; n++)); do
+		release_at release.before
+		release_at transmit.after
+	done
+}
+
+clone_before()
+{
+	launch_primary p crash=clone.before:1 shm:s
+	within 20 holds p || bad "p did not start"
+	begin_client --rate 200 --deadline 0.1 --seconds 60
+	pause 0.2
+	launch_standby s '' shm:s shm:p
+	await_kill p primary clone.before
+	within 10 says s "was not accepted" || bad "the standby does not see that its clone was cut off"
+	client_unharmed
+	launch_primary q '' shm:s
+	within 20 says s "following the primary" || bad "the standby does not serve the next primary"
+	holds q || bad "generation $GENERATION is process $HOLDER's, but q runs"
+	end_side q s
+}
+
+clone()
+{
+	local n
+	for ((n = 0; n < 6; n++)); do
+		clone_before
+	done
+}
+
+# ---- the sweep ----
+
+round()
+{
+	ROUND=$1 SEED=$2 DEATHS=0
+	RANDOM=$SEED
+	lab_begin
+	"$1"
+	echo "done $1"
+	exit 0
+}
+
+if [ $# -eq 2 ]; then
+	case $1 in
+	chain | hand | release | clone) round "$1" "$2" ;;
+	esac
+	echo "usage: $0 [chain|hand|release|clone SEED]" >&2
+	exit 2
+fi
+
+skip_all_if_lacking "the kill sweep"
+seed=${KILL_SEED:-$((SRANDOM % 100000))}
+rounds=(hand hand release release clone)
+for ((n = 0; n < CHAINS; n++)); do
+	rounds+=(chain)
+done
+work=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
+trap 'exit 143' HUP INT PIPE TERM
+
+# The short ones last, so that both processors have work to the end.
+for ((n = ${#rounds[@]} - 1, running = 0; n >= 0; n--)); do
+	"$0" "${rounds[n]}" $((seed + n)) >"$work/$n" 2>&1 &
+	running=$((running + 1))
+	[ "$running" -lt 2 ] || wait -n
+done
+wait
+
+cat "$work"/* | grep -Ev '^(kill|gap|done) |: line .* Killed  '
+cat "$work"/* >"$work/all"
+
+# count PATTERN: of kills.
+count()
+{
+	grep -c "^kill $1\$" "$work/all"
+}
+
+# verdict SENTENCE KIND...: all rounds of these kinds have come to their end.
+verdict()
+{
+	local sentence=$1 kinds wanted found
+	shift
+	kinds=$(IFS="|" && echo "$*")
+	wanted=$(printf "%s\n" "${rounds[@]}" | grep -cE "^($kinds)$")
+	found=$(grep -cE "^done ($kinds)$" "$work/all")
+	check "$sentence" equal "the number of rounds that went well" "$found" "$wanted"
+}
+
+verdict "no answer is lost, counted twice or taken back by the death of either side, at any point" chain release
+verdict "a side that dies with the next generation ends the guest: nobody else goes on" hand
+verdict "a clone without its last message never goes live" clone
+figures='' missed=''
+for point in $(grep -rhoE 'CRASH_POINT\("[^"]+"\)' base dataplane engine transport | cut -d'"' -f2 | sort -u) random; do
+	primary=$(count "primary $point") backup=$(count "backup $point")
+	figures+=" $point=$primary+$backup"
+	[ $((primary + backup)) -gt 0 ] || missed+=" $point"
+done
+check "sides are killed at every point" equal "what was missed" "$missed" ""
+check "at least 500 sides are killed" [ "$(count '.*')" -ge 500 ]
+echo "figure kills=$(count '.*') primary=$(count 'primary .*') backup=$(count 'backup .*')" \
+	"standby=$(count 'standby .*') seed=$seed seconds=$SECONDS" \
+	"longest_silence_ms=$(sed -n 's/^gap //p' "$work/all" | sort -n | tail -n 1)"
+echo "figure primary+backup:$figures"
+[ "$CASES_FAILED" -eq 0 ]
