@@ -1,12 +1,12 @@
 #include "base/crash_point.h"
 
 #ifdef CRASH_POINTS
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct trap {
 	const char *variable;
@@ -36,7 +36,8 @@ void crash_point_passed(const char *name)
 {
 	for (unsigned i = 0; i < sizeof traps / sizeof traps[0]; i++) {
 		if (strcmp(name, traps[i].name) == 0 && atomic_fetch_sub(&traps[i].left, 1) == 1)
-			kill(getpid(), traps[i].signal);
+			/* To this thread: another one that took SIGSTOP would let it go on for a while. */
+			pthread_kill(pthread_self(), traps[i].signal);
 	}
 }
 #endif

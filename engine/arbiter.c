@@ -233,7 +233,8 @@ static int write_temporary(const struct view *view, uint64_t generation, struct 
 		"doppel generation %" PRIu64 " vm %s host %s pid %d time %s tag %s\n", generation,
 		arbiter->vm, arbiter->host, arbiter->pid, now, arbiter->tag);
 
-	if (unlinkat(view->fd, arbiter->temporary, 0) < 0 && errno != ENOENT)
+	/* Where nothing can be written, making the file says so better. */
+	if (unlinkat(view->fd, arbiter->temporary, 0) < 0 && errno != ENOENT && errno != EROFS)
 		return fail(errno, "cannot remove %s/%s: %s", arbiter->path, arbiter->temporary,
 			strerror(errno));
 	int fd =

@@ -11,7 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Offline outputs leave as soon as they are replayed: the console's to standard output, frames nowhere. */
+/* Offline outputs leave as soon as they are replayed: the console's to standard output, frames
+ * nowhere. */
 struct offline {
 	struct machine machine;
 	struct live live;
@@ -42,7 +43,8 @@ static uint64_t all(void *context, uint32_t session)
 static int unreadable(int error)
 {
 	int status = command_failed(error);
-	return error == -EBADMSG || error == -EPROTO || error == -EINVAL ? STATUS_RECORDING : status;
+	return error == -EBADMSG || error == -EPROTO || error == -EINVAL ? STATUS_RECORDING
+									 : status;
 }
 
 /* On the vCPU thread, which is the only one here: producer and consumer of the holds. */
@@ -53,19 +55,25 @@ static void release(void *context)
 	hold_release(offline->machine.hold[OUTPUT_CONSOLE], all, to_stdout, NULL);
 }
 
-static int report(const struct offline *offline, const struct recording_view *view)
+static int report(
+	const struct offline *offline, const struct recording_view *view, const char *path)
 {
 	const struct machine *m = &offline->machine;
 	fflush(stdout);
+	if (m->verdict == MACHINE_CUT) {
+		say("the recording %s is cut short or damaged: %s; use a good copy or record again",
+			path, m->message);
+		return STATUS_RECORDING;
+	}
 	if (m->verdict != MACHINE_ENDED && m->verdict != MACHINE_STOPPED) {
 		say("%s", m->message);
-		return m->verdict == MACHINE_DIVERGED ? STATUS_DIFFERS
-			: m->verdict == MACHINE_CUT   ? STATUS_RECORDING
-						      : STATUS_HOST;
+		return m->verdict == MACHINE_DIVERGED ? STATUS_DIFFERS : STATUS_HOST;
 	}
 	uint64_t left = view->entries.origin + view->entries.size - offline->replay.reader.next;
 	if (left != 0) {
-		say("%" PRIu64 " bytes follow the recording's end: it is damaged", left);
+		say("the recording %s is damaged: %" PRIu64
+		    " bytes follow its end; use a good copy or record again",
+			path, left);
 		return STATUS_RECORDING;
 	}
 	fprintf(stderr,
@@ -75,7 +83,7 @@ static int report(const struct offline *offline, const struct recording_view *vi
 	return STATUS_OK;
 }
 
-static int replay(struct offline *offline, const struct recording_view *view)
+static int replay(struct offline *offline, const struct recording_view *view, const char *path)
 {
 	struct machine *m = &offline->machine;
 	m->live = &offline->live;
@@ -104,7 +112,7 @@ static int replay(struct offline *offline, const struct recording_view *view)
 	} else {
 		machine_join(m);
 		release(offline);
-		status = report(offline, view);
+		status = report(offline, view, path);
 	}
 	for (unsigned i = 0; i < OUTPUT_DEVICES; i++) {
 		if (m->hold[i])
@@ -131,7 +139,7 @@ int command_replay(const struct config *config)
 		status = unreadable(error);
 		goto close_view;
 	}
-	status = replay(offline, &view);
+	status = replay(offline, &view, config->file);
 	machine_destroy(&offline->machine);
 close_view:
 	recording_view_close(&view);
@@ -159,12 +167,14 @@ int command_dump(const struct config *config)
 	int status = STATUS_OK;
 	uint64_t left = view.entries.origin + view.entries.size - view.entries.next;
 	if (left != 0 || last != LOG_END) {
-		say("%s is cut short or damaged: %" PRIu64 " bytes behind LSN %" PRIu64 " are no entry", config->file,
-			left, view.entries.next);
+		say("the recording %s is cut short or damaged: %" PRIu64
+		    " bytes behind LSN %" PRIu64 " are no entry; use a good copy or record again",
+			config->file, left, view.entries.next);
 		status = STATUS_RECORDING;
 	}
 	if (fflush(stdout) != 0)
-		status = command_failed(fail(errno, "cannot write the entries: %s", strerror(errno)));
+		status = command_failed(
+			fail(errno, "cannot write the entries: %s", strerror(errno)));
 	recording_view_close(&view);
 	return status;
 }

@@ -40,7 +40,8 @@ static void on_status(void *context, json_t *status)
 	const struct run *run = context;
 	json_object_set_new(status, "role", json_string("run"));
 	if (run->log)
-		json_object_set_new(status, "log_bytes", json_integer((json_int_t)atomic_load(&run->host.live.flushed)));
+		json_object_set_new(status, "log_bytes",
+			json_integer((json_int_t)atomic_load(&run->host.live.flushed)));
 }
 
 /* What is handed to the kernel survives this process: then an output may leave. */
@@ -90,14 +91,15 @@ static int begin_recording(struct run *run, const char *path)
 		return fail(ENOMEM, "no memory for the machine's first state");
 	int error = machine_save(&host->machine, state);
 	if (!error)
-		error = recording_create(&run->recording, path, secret, 0, state, size, host->machine.memory.base,
-			host->machine.memory.size);
+		error = recording_create(&run->recording, path, secret, 0, state, size,
+			host->machine.memory.base, host->machine.memory.size);
 	if (!error)
 		error = log_writer_create(&run->log, &run_sink, run, RECORDING_RING, secret, 0);
 	free(state);
 	if (error)
 		return error;
-	const struct commit commit = {.session = RECORDING_SESSION, .reached = recorded, .context = run};
+	const struct commit commit = {
+		.session = RECORDING_SESSION, .reached = recorded, .context = run};
 	host_set_commit(host, &commit, NULL);
 	live_begin_log(&host->machine, run->log, RECORDING_SESSION);
 	return 0;
@@ -106,7 +108,7 @@ static int begin_recording(struct run *run, const char *path)
 static int run_guest(struct run *run, const struct config *config)
 {
 	struct host *host = &run->host;
-	uint64_t memory = config->memory ? config->memory : 16u << 20;
+	uint64_t memory = config->memory ? config->memory : MEMORY_DEFAULT;
 	uint64_t entry;
 	int error = host_make_machine(host, memory, config->mac);
 	if (!error)
@@ -131,8 +133,11 @@ static int run_guest(struct run *run, const struct config *config)
 int command_run(const struct config *config)
 {
 	struct run *run = calloc(1, sizeof *run);
-	const struct host_events events = {
-		.woken = on_woken, .leave = on_stop, .stop = on_stop, .status = on_status, .context = run};
+	const struct host_events events = {.woken = on_woken,
+		.leave = on_stop,
+		.stop = on_stop,
+		.status = on_status,
+		.context = run};
 	if (!run)
 		return command_failed(fail(ENOMEM, "no memory"));
 	int error = host_open(&run->host, config, &events);

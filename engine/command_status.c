@@ -83,6 +83,7 @@ static void stopping(void *context, const char *path, json_t *answer)
 int command_stop(const struct config *config)
 {
 	bool said = false;
-	int answered = control_query(config->file ? config->file : config->name, "stop", stopping, &said);
+	int answered =
+		control_query(config->file ? config->file : config->name, "stop", stopping, &said);
 	return outcome(answered, said);
 }

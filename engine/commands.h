@@ -9,7 +9,3 @@ int command_dump(const struct config *config);   /* command_replay.c */
 int command_pair(const struct config *config);   /* command_pair.c: primary and standby */
 int command_status(const struct config *config); /* command_status.c */
 int command_stop(const struct config *config);   /* command_status.c */
-
-/* Prints the last failure as an error of this command; returns the exit status that fits it, which its
- * errno decides (main.c). */
-int command_failed(int error);

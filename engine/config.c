@@ -21,11 +21,14 @@ static const struct {
 	const char *name, *arguments, *what;
 } commands[COMMANDS] = {
 	[COMMAND_RUN] = {"run", "", "Runs a guest alone, and records it if asked."},
-	[COMMAND_STANDBY] = {"standby", "", "Waits to become the backup of a running guest, and follows it."},
+	[COMMAND_STANDBY] = {"standby", "",
+		"Waits to become the backup of a running guest, and follows it."},
 	[COMMAND_PRIMARY] = {"primary", "", "Runs a guest and protects it with a standby."},
-	[COMMAND_REPLAY] = {"replay", "FILE", "Replays a recording and says whether every digest matched."},
+	[COMMAND_REPLAY] = {"replay", "FILE",
+		"Replays a recording and says whether every digest matched."},
 	[COMMAND_DUMP] = {"dump", "FILE", "Prints a recording's entries, one a line."},
-	[COMMAND_STATUS] = {"status", "[VM]", "Shows the processes of a VM, or of all, on this machine."},
+	[COMMAND_STATUS] = {"status", "[VM]",
+		"Shows the processes of a VM, or of all, on this machine."},
 	[COMMAND_STOP] = {"stop", "[VM]", "Ends a VM in order, on both sides."},
 };
 
@@ -57,36 +60,42 @@ static const struct {
 	{RUN | PRIMARY | STANDBY, {"name", KEY_NAME, "VM", 0, "the VM's name (default: vm)", 0}},
 	{RUN | PRIMARY, {"kernel", KEY_KERNEL, "FILE", 0, "the guest: an ELF64 for x86-64", 0}},
 	{RUN | PRIMARY, {"append", KEY_APPEND, "TEXT", 0, "the guest's command line", 0}},
-	{RUN | PRIMARY | STANDBY,
-		{"memory", KEY_MEMORY, "SIZE", 0,
-			"guest memory, such as 16M (the default) or 1G; a standby refuses a guest of another size if it is given",
-			0}},
+	{RUN | PRIMARY | STANDBY, {"memory", KEY_MEMORY, "SIZE", 0,
+					  "guest memory, such as 16M (the default) or 1G; a "
+					  "standby refuses a guest of another size if it is given",
+					  0}},
 	{RUN | PRIMARY | STANDBY,
 		{"net", KEY_NET, "DEV", 0,
-			"the guest's network: a DPDK device string, such as net_tap0,iface=dop0", 0}},
-	{RUN | PRIMARY,
-		{"mac", KEY_MAC, "MAC", 0, "the guest's MAC address (default: made from the VM's name)", 0}},
+			"the guest's network: a DPDK device string, such as net_tap0,iface=dop0",
+			0}},
+	{RUN | PRIMARY, {"mac", KEY_MAC, "MAC", 0,
+				"the guest's MAC address (default: made from the VM's name)", 0}},
 	{RUN | PRIMARY | STANDBY,
 		{"console", KEY_CONSOLE, "-|unix:PATH", 0,
 			"the guest's serial console: this terminal, or a socket to connect to", 0}},
-	{RUN, {"record", KEY_RECORD, "FILE", 0, "write a recording that `doppel replay` verifies", 0}},
+	{RUN, {"record", KEY_RECORD, "FILE", 0, "write a recording that `doppel replay` verifies",
+		      0}},
 	{STANDBY, {"listen", KEY_LISTEN, "ADDR", 0, "where to wait for a primary: shm:NAME", 0}},
 	{PRIMARY, {"standby", KEY_STANDBY, "ADDR", 0, "where a standby waits: shm:NAME", 0}},
-	{STANDBY,
-		{"standby", KEY_STANDBY, "ADDR", 0, "where to look for a standby after having gone live", 0}},
+	{STANDBY, {"standby", KEY_STANDBY, "ADDR", 0,
+			  "where to look for a standby after having gone live", 0}},
 	{PRIMARY | STANDBY,
 		{"arbiter", KEY_ARBITER, "dir:PATH", 0,
 			"a directory that both hosts see: who may run the VM is decided there", 0}},
-	{PRIMARY, {"take-over", KEY_TAKE_OVER, NULL, 0,
-			  "start although the VM has run before: whoever runs it now is deposed", 0}},
+	{PRIMARY,
+		{"take-over", KEY_TAKE_OVER, NULL, 0,
+			"start although the VM has run before: whoever runs it now is deposed", 0}},
 	{PRIMARY, {"commit", KEY_COMMIT, "LEVEL", 0,
-			  "what an output waits for: received (default) or replayed by the backup", 0}},
+			  "what an output waits for: received (default) or replayed by the backup",
+			  0}},
+	{PRIMARY | STANDBY, {"heartbeat", KEY_HEARTBEAT, "HOST", 0,
+				    "local address for heartbeats (default: 127.0.0.1)", 0}},
 	{PRIMARY | STANDBY,
-		{"heartbeat", KEY_HEARTBEAT, "HOST", 0, "local address for heartbeats (default: 127.0.0.1)", 0}},
-	{PRIMARY | STANDBY, {"heartbeat-timeout", KEY_TIMEOUT, "MS", 0,
-				    "silence after which the other side is suspected (default: 500)", 0}},
+		{"heartbeat-timeout", KEY_TIMEOUT, "MS", 0,
+			"silence after which the other side is suspected (default: 500)", 0}},
 	{PRIMARY, {"ring", KEY_RING, "SIZE", 0,
-			  "log that may be on its way: a power of two from 1M to 1G (default: 16M)", 0}},
+			  "log that may be on its way: a power of two from 1M to 1G (default: 16M)",
+			  0}},
 	{STATUS, {"json", KEY_JSON, NULL, 0, "as JSON", 0}},
 	{~0u, {"help", KEY_HELP, NULL, 0, "says this, and the exit statuses", 0}},
 };
@@ -96,12 +105,14 @@ static const char *const statuses =
 	"\vExit statuses:\n"
 	"  0  ended in order\n"
 	"  1  the host failed: KVM, a permission, memory, a file, the network\n"
-	"  2  a bad option, argument, file name or kernel, or an address in use; nothing was started\n"
+	"  2  a bad option, argument, file name or kernel, or an address in use; nothing was "
+	"started\n"
 	"  3  a replay or a backup diverged from its log\n"
 	"  4  not a recording, damaged, or cut short\n"
 	"  5  deposed: another process holds the VM's generation\n"
 	"  6  refused: the VM has run before, or the peer does not fit\n"
-	"  7  the guest ended badly (triple fault, halt with interrupts off, power-off value not 0)\n"
+	"  7  the guest ended badly (triple fault, halt with interrupts off, power-off value not "
+	"0)\n"
 	"  8  no process runs that VM here";
 
 void config_usage(void)
@@ -109,7 +120,8 @@ void config_usage(void)
 	printf("Usage: doppel COMMAND [OPTION...]\n"
 	       "Keeps a virtual machine alive through the death of its host.\n\n");
 	for (unsigned i = 0; i < COMMANDS; i++)
-		printf("  %-8s %-5s %s\n", commands[i].name, commands[i].arguments, commands[i].what);
+		printf("  %-8s %-5s %s\n", commands[i].name, commands[i].arguments,
+			commands[i].what);
 	printf("\n`doppel COMMAND --help` tells a command's options.\n\n%s\n", statuses + 1);
 }
 
@@ -166,7 +178,8 @@ static int take(struct config *config, int key, char *value)
 		config->memory = parse_size(value);
 		if (config->memory < GUEST_MEMORY_MIN || config->memory > GUEST_MEMORY_MAX ||
 			config->memory % 4096 != 0)
-			return fail(EINVAL, "--memory %s: give a size from 1M to 3G, such as 16M", value);
+			return fail(EINVAL, "--memory %s: give a size from 1M to 3G, such as 16M",
+				value);
 		break;
 	case KEY_NET:
 		config->net = value;
@@ -174,11 +187,13 @@ static int take(struct config *config, int key, char *value)
 	case KEY_MAC:
 		if (!parse_mac(value, config->mac))
 			return fail(EINVAL,
-				"--mac %s: give six bytes such as 52:54:00:12:34:56, not a group's and not all zero",
+				"--mac %s: give six bytes such as 52:54:00:12:34:56, not a group's "
+				"and not all zero",
 				value);
 		break;
 	case KEY_CONSOLE:
-		if (strcmp(value, "-") != 0 && (strncmp(value, "unix:", 5) != 0 || value[5] == '\0'))
+		if (strcmp(value, "-") != 0 &&
+			(strncmp(value, "unix:", 5) != 0 || value[5] == '\0'))
 			return fail(EINVAL, "--console %s: give - or unix:PATH", value);
 		config->console = value;
 		break;
@@ -235,11 +250,15 @@ static const char *missing(const struct config *config)
 			return "give a guest with --kernel FILE";
 		if (!config->standby)
 			return "give the standby's address with --standby ADDR";
-		return config->arbiter ? NULL : "give a directory that both hosts see with --arbiter dir:PATH";
+		return config->arbiter
+			       ? NULL
+			       : "give a directory that both hosts see with --arbiter dir:PATH";
 	case COMMAND_STANDBY:
 		if (!config->listen)
 			return "give an address to wait at with --listen ADDR";
-		return config->arbiter ? NULL : "give a directory that both hosts see with --arbiter dir:PATH";
+		return config->arbiter
+			       ? NULL
+			       : "give a directory that both hosts see with --arbiter dir:PATH";
 	case COMMAND_REPLAY:
 	case COMMAND_DUMP:
 		return config->file ? NULL : "give the recording's FILE";
@@ -265,7 +284,8 @@ static int help(enum command command, char *program)
 	}
 	char doc[1024];
 	snprintf(doc, sizeof doc, "%s%s", commands[command].what, statuses);
-	const struct argp argp = {.options = mine, .args_doc = commands[command].arguments, .doc = doc};
+	const struct argp argp = {
+		.options = mine, .args_doc = commands[command].arguments, .doc = doc};
 	argp_help(&argp, stdout, ARGP_HELP_SHORT_USAGE | ARGP_HELP_LONG | ARGP_HELP_DOC, program);
 	return STATUS_OK;
 }
@@ -291,7 +311,7 @@ static int parse(struct config *config, char *program, int argc, char **argv)
 			const char letter[] = {'-', (char)optopt, '\0'};
 			snprintf(what, sizeof what, "%s: %s",
 				optopt > 0 && optopt < KEY_NAME ? letter : argv[optind - 1],
-				key == ':'	       ? "its value is missing"
+				key == ':'           ? "its value is missing"
 				: optopt >= KEY_NAME ? "it takes no value"
 						     : "no such option");
 			return mistake(program, what);
@@ -311,8 +331,13 @@ static int parse(struct config *config, char *program, int argc, char **argv)
 
 int config_parse(struct config *config, int argc, char **argv)
 {
-	*config = (struct config){.name = "vm", .append = "", .commit = ACK_RECEIVED, .timeout_ms = 500,
-		.ring = 16u << 20, .heartbeat = "127.0.0.1", .command = COMMANDS};
+	*config = (struct config){.name = "vm",
+		.append = "",
+		.commit = ACK_RECEIVED,
+		.timeout_ms = 500,
+		.ring = 16u << 20,
+		.heartbeat = "127.0.0.1",
+		.command = COMMANDS};
 	for (unsigned i = 0; i < COMMANDS; i++) {
 		if (argc > 1 && strcmp(argv[1], commands[i].name) == 0)
 			config->command = (enum command)i;
@@ -323,7 +348,8 @@ int config_parse(struct config *config, int argc, char **argv)
 			return STATUS_OK;
 		}
 		fprintf(stderr, "doppel: %s%s; `doppel --help` lists the commands\n",
-			argc > 1 ? "no such command: " : "no command given", argc > 1 ? argv[1] : "");
+			argc > 1 ? "no such command: " : "no command given",
+			argc > 1 ? argv[1] : "");
 		return STATUS_USAGE;
 	}
 
@@ -342,4 +368,30 @@ int config_parse(struct config *config, int argc, char **argv)
 		config->mac[0] = 0x52, config->mac[1] = 0x54, config->mac[2] = 0x00;
 	}
 	return -1;
+}
+
+int command_failed(int error)
+{
+	say("%s", fail_message());
+	switch (-error) {
+	/* What was asked for cannot be: another command line will do. */
+	case EINVAL:
+	case ENOEXEC:
+	case E2BIG:
+	case ENODEV:
+	case ENOENT:
+	case ENOTDIR:
+	case EISDIR:
+	case ENAMETOOLONG:
+	case EEXIST:
+	case EBUSY:
+	case EADDRINUSE:
+	case EADDRNOTAVAIL:
+		return STATUS_USAGE;
+	case EALREADY: /* no system call that we use says so */
+		return STATUS_REFUSED;
+	/* The host does not let us, or does not do its part. */
+	default:
+		return STATUS_HOST;
+	}
 }

@@ -20,6 +20,8 @@ enum exit_status {
 	STATUS_NONE,      /* no process runs that VM here */
 };
 
+#define MEMORY_DEFAULT (16u << 20) /* bytes of guest memory */
+
 enum command { COMMAND_RUN, COMMAND_STANDBY, COMMAND_PRIMARY, COMMAND_REPLAY, COMMAND_DUMP, COMMAND_STATUS, COMMAND_STOP, COMMANDS };
 
 struct config {
@@ -44,3 +46,6 @@ int config_parse(struct config *config, int argc, char **argv);
 
 /* Prints what `doppel --help` says. */
 void config_usage(void);
+
+/* Prints the last failure as the command's error, and returns the exit status that its errno means. */
+int command_failed(int error);

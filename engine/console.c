@@ -19,7 +19,8 @@ struct console {
 	struct event_base *base;
 	struct event *readable, *connecting;
 	int listener;
-	/* The client's socket, -1: none. Set by the control thread; the dataplane thread only uses it. */
+	/* The client's socket, -1: none. Set by the control thread; the dataplane thread only uses
+	 * it. */
 	_Atomic int client;
 	_Atomic bool writing;
 	bool terminal, raw;
@@ -67,7 +68,8 @@ static void on_connect(evutil_socket_t fd, short what, void *context)
 		return;
 	/* The newest reader gets the console. */
 	drop_client(console);
-	console->readable = event_new(console->base, client, EV_READ | EV_PERSIST, on_readable, console);
+	console->readable =
+		event_new(console->base, client, EV_READ | EV_PERSIST, on_readable, console);
 	event_add(console->readable, NULL);
 	atomic_store(&console->client, client);
 }
@@ -82,7 +84,8 @@ static int open_terminal(struct console *console)
 		raw.c_iflag &= ~(tcflag_t)ICRNL;
 		console->raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
 	}
-	console->readable = event_new(console->base, STDIN_FILENO, EV_READ | EV_PERSIST, on_readable, console);
+	console->readable =
+		event_new(console->base, STDIN_FILENO, EV_READ | EV_PERSIST, on_readable, console);
 	/* A file or /dev/null as standard input cannot be polled: then there is no input. */
 	if (console->readable && event_add(console->readable, NULL) < 0) {
 		event_free(console->readable);
@@ -102,22 +105,28 @@ static int open_socket(struct console *console, const char *path)
 	console->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (console->listener < 0)
 		return fail(errno, "cannot make a socket for the console: %s", strerror(errno));
-	/* What a killed process has left is taken over; what somebody listens on is not, nor what is no
-	 * socket at all, though connecting to it is refused just the same. */
+	/* What a killed process has left is taken over; what somebody listens on is not, nor what
+	 * is no socket at all, though connecting to it is refused just the same. */
 	if (lstat(path, &status) == 0 && !S_ISSOCK(status.st_mode))
-		return fail(EEXIST, "--console unix:%s: there is something else than a socket; give another path",
+		return fail(EEXIST,
+			"--console unix:%s: there is something else than a socket; give another "
+			"path",
 			path);
 	if (connect(console->listener, (struct sockaddr *)&address, sizeof address) == 0)
 		return fail(EADDRINUSE,
-			"--console unix:%s: somebody listens there already; give another path", path);
+			"--console unix:%s: somebody listens there already; give another path",
+			path);
 	if (errno == ECONNREFUSED)
 		unlink(path);
 	if (bind(console->listener, (struct sockaddr *)&address, sizeof address) < 0 ||
 		listen(console->listener, 1) < 0)
-		return fail(errno, "--console unix:%s: cannot listen there: %s", path, strerror(errno));
+		return fail(
+			errno, "--console unix:%s: cannot listen there: %s", path, strerror(errno));
 	memcpy(console->path, address.sun_path, sizeof console->path);
-	console->connecting = event_new(console->base, console->listener, EV_READ | EV_PERSIST, on_connect, console);
-	return event_add(console->connecting, NULL) < 0 ? fail(ENOMEM, "no memory for the console") : 0;
+	console->connecting = event_new(
+		console->base, console->listener, EV_READ | EV_PERSIST, on_connect, console);
+	return event_add(console->connecting, NULL) < 0 ? fail(ENOMEM, "no memory for the console")
+							: 0;
 }
 
 int console_open(struct console **out, const char *where, struct event_base *base,
@@ -149,7 +158,8 @@ size_t console_write(struct console *console, const void *bytes, size_t length)
 	if (fd >= 0) {
 		struct pollfd poller = {.fd = fd, .events = POLLOUT};
 		ssize_t n = 0;
-		/* A terminal's descriptor blocks and is shared with others: never write without room. */
+		/* A terminal's descriptor blocks and is shared with others: never write without
+		 * room. */
 		if (poll(&poller, 1, 0) == 1)
 			n = write(fd, bytes, console->terminal && length > 512 ? 512 : length);
 		if (n > 0)

@@ -443,7 +443,11 @@ int control_query(const char *vm, const char *request,
 		return fail(-last_error, "%d doppel process%s found in %s, but none answered",
 			silent, silent == 1 ? "" : "es", run_dir());
 	if (vm)
-		return fail(
-			ENOENT, "no doppel process runs VM %s here (looked in %s)", vm, run_dir());
-	return fail(ENOENT, "no doppel process runs here (looked in %s)", run_dir());
+		return fail(ENOENT,
+			"no doppel process runs VM %s here; looked in %s, DOPPEL_RUN_DIR names "
+			"another place",
+			vm, run_dir());
+	return fail(ENOENT,
+		"no doppel process runs here; looked in %s, DOPPEL_RUN_DIR names another place",
+		run_dir());
 }

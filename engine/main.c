@@ -1,33 +1,5 @@
 #include "engine/commands.h"
 
-#include <errno.h>
-
-int command_failed(int error)
-{
-	say("%s", fail_message());
-	switch (-error) {
-	/* What was asked for cannot be: another command line will do. */
-	case EINVAL:
-	case ENOEXEC:
-	case E2BIG:
-	case ENODEV:
-	case ENOENT:
-	case ENOTDIR:
-	case EISDIR:
-	case ENAMETOOLONG:
-	case EEXIST:
-	case EBUSY:
-	case EADDRINUSE:
-	case EADDRNOTAVAIL:
-		return STATUS_USAGE;
-	case EALREADY: /* no system call that we use says so */
-		return STATUS_REFUSED;
-	/* The host does not let us, or does not do its part. */
-	default:
-		return STATUS_HOST;
-	}
-}
-
 int main(int argc, char **argv)
 {
 	struct config config;

@@ -1,21 +1,15 @@
 #include "engine/pair.h"
 
 #include "base/check.h"
-#include "engine/commands.h"
-#include "engine/elf.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #define RETRY_NS 250000000u
 #define FAILED_CLONE_NS 1000000000u /* each attempt stops the guest for a while */
 #define ARBITER_NS 1000000000u
 #define LAST_OUTPUTS_MS 2000u
-#define MEMORY_DEFAULT (16u << 20)
 
 static void on_connection(evutil_socket_t fd, short what, void *context);
 static void on_heartbeat(evutil_socket_t fd, short what, void *context);
@@ -143,7 +137,7 @@ static void stop_listening(struct pair *pair)
 }
 
 /* Standby: a primary has connected. */
-static void on_primary(evutil_socket_t fd, short what, void *context)
+void pair_answer(evutil_socket_t fd, short what, void *context)
 {
 	struct pair *pair = context;
 	struct host *host = &pair->host;
@@ -310,7 +304,7 @@ static void tick_solo(struct pair *pair, uint64_t now)
 	}
 }
 
-static void on_tick(evutil_socket_t fd, short what, void *context)
+void pair_tick(evutil_socket_t fd, short what, void *context)
 {
 	struct pair *pair = context;
 	uint64_t now = now_ns();
@@ -373,7 +367,7 @@ static void finish_live(struct pair *pair)
 	pair_halt(pair, host_verdict(&pair->host));
 }
 
-static void on_woken(void *context)
+void pair_woken(void *context)
 {
 	struct pair *pair = context;
 	struct machine *m = &pair->host.machine;
@@ -412,7 +406,7 @@ static void leave_machine(struct machine *m, void *argument)
 }
 
 /* SIGTERM or SIGINT: this process goes. A protected guest goes on at the other side. */
-static void on_leave(void *context)
+void pair_leave(void *context)
 {
 	struct pair *pair = context;
 	if (pair->role == ROLE_SOLO) {
@@ -435,182 +429,18 @@ static void on_leave(void *context)
 	pair_halt(pair, STATUS_OK);
 }
 
-static void on_stop(void *context)
+void pair_stop(void *context)
 {
 	stop_vm(context);
 }
 
-/* ---- status ---- */
-
-static void put(json_t *object, const char *key, uint64_t value)
-{
-	json_object_set_new(object, key, json_integer((json_int_t)value));
-}
-
-static void put_ms(json_t *object, const char *key, uint64_t ns)
-{
-	json_object_set_new(object, key, json_real((double)ns / 1e6));
-}
-
-/* When something was that happened at `ns` by our own clock: as Unix time, for whoever compares it with
- * other hosts' logs. */
-static double unix_time(uint64_t ns)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9 - (double)(now_ns() - ns) / 1e9;
-}
-
-static void on_status(void *context, json_t *status)
-{
-	struct pair *pair = context;
-	struct session *session = pair->session;
-	json_object_set_new(status, "role", json_string(role_name(pair->role)));
-	put(status, "generation", pair->generation);
-	if (session)
-		json_object_set_new(status, "peer", json_string(session->peer));
-	if (session && pair->role == ROLE_PRIMARY) {
-		uint64_t flushed = atomic_load(&pair->host.live.flushed);
-		uint64_t replayed = session_replayed(session);
-		json_object_set_new(
-			status, "commit", json_string(session->commit == ACK_REPLAYED ? "replayed" : "received"));
-		put(status, "session", session->id);
-		put(status, "ring_bytes", session->ring);
-		put(status, "log_bytes", flushed);
-		put(status, "received_bytes", session_received(session));
-		put(status, "replayed_bytes", replayed);
-		put(status, "lag_bytes", flushed > replayed ? flushed - replayed : 0);
-		put(status, "clone_bytes", session->clone_bytes);
-		put_ms(status, "clone_ms", session->clone_ns);
-	}
-	if (session && (pair->role == ROLE_BACKUP || pair->role == ROLE_LIVE)) {
-		uint64_t limit = atomic_load(&pair->replay.limit), applied = atomic_load(&pair->replay.applied);
-		put(status, "session", session->id);
-		put(status, "received_bytes", limit);
-		put(status, "replayed_bytes", applied);
-		put(status, "lag_bytes", limit > applied ? limit - applied : 0);
-		put_ms(status, "lag_p50_ms", histogram_quantile(&pair->replay.lag, 0.5));
-		put_ms(status, "lag_p99_ms", histogram_quantile(&pair->replay.lag, 0.99));
-	}
-	if (pair->failover.count) {
-		json_t *failover = json_object();
-		put(failover, "count", pair->failover.count);
-		json_object_set_new(failover, "why", json_string(pair->failover.why));
-		put_ms(failover, "silence_ms", pair->failover.suspected_ns - pair->failover.heard_ns);
-		put_ms(failover, "replay_ms", pair->failover.drained_ns - pair->failover.suspected_ns);
-		put_ms(failover, "arbiter_ms", pair->failover.live_ns - pair->failover.drained_ns);
-		json_object_set_new(failover, "live_at", json_real(unix_time(pair->failover.live_ns)));
-		json_object_set_new(status, "failover", failover);
-	}
-}
-
-/* ---- the command ---- */
-
-/* A new VM's first generation, or with --take-over the next. */
-static int hold_generation(struct pair *pair)
-{
-	const struct config *config = pair->host.config;
-	uint64_t newest;
-	int error = arbiter_current(pair->arbiter, &newest);
-	if (error)
-		return error;
-	if (newest > 0 && !config->take_over)
-		return fail(EALREADY,
-			"VM %s has run before (generation %" PRIu64 " in %s); if nobody runs it now, start with --take-over",
-			config->name, newest, config->arbiter);
-	enum arbiter_verdict verdict = arbiter_take(pair->arbiter, newest + 1);
-	if (verdict != ARBITER_WON)
-		return fail(verdict == ARBITER_LOST ? EALREADY : EIO,
-			"generation %" PRIu64 " of VM %s could not be had: %s", newest + 1, config->name,
-			fail_message());
-	pair->generation = newest + 1;
-	return 0;
-}
-
-/* What only a session will need, but should be known to be wrong now. */
-static int check_config(const struct config *config)
-{
-	const struct provider *provider;
-	const char *where;
-	uint16_t port = 0;
-	int error = config->standby ? provider_find(config->standby, &provider, &where) : 0;
-	int fd = error ? error : heartbeat_open(config->heartbeat, &port);
-	if (fd < 0)
-		return fd;
-	close(fd);
-	return 0;
-}
-
-static int begin_primary(struct pair *pair)
-{
-	struct host *host = &pair->host;
-	const struct config *config = host->config;
-	uint64_t memory = config->memory ? config->memory : MEMORY_DEFAULT;
-	uint64_t entry;
-	int error = host_make_machine(host, memory, config->mac);
-	if (!error)
-		error = elf_load(&host->machine.memory, config->kernel, config->append, &entry);
-	if (!error)
-		error = vcpu_boot(&host->machine.vcpu, entry, memory);
-	/* Last, when nothing else can fail: a generation is never given back. */
-	if (!error)
-		error = hold_generation(pair);
-	if (error)
-		return error;
-	pair->role = ROLE_SOLO;
-	live_set_time(&host->live, 0, now_ns());
-	host_set_live(host, true);
-	return host_start_machine(host);
-}
-
-static int begin_standby(struct pair *pair)
-{
-	const struct config *config = pair->host.config;
-	const char *where;
-	int error = provider_find(config->listen, &pair->provider, &where);
-	/* Better now than when a primary comes: whether a machine can be made here at all. */
-	if (!error)
-		error = host_make_machine(
-			&pair->host, config->memory ? config->memory : MEMORY_DEFAULT, config->mac);
-	host_drop_machine(&pair->host);
-	if (!error)
-		error = pair->provider->listen(where, &pair->listener);
-	if (error)
-		return error;
-	pair->role = ROLE_STANDBY;
-	pair->on_listener = event_new(pair->host.base, pair->provider->listener_fd(pair->listener),
-		EV_READ | EV_PERSIST, on_primary, pair);
-	event_add(pair->on_listener, NULL);
-	say("waiting for a primary of VM %s at %s", config->name, config->listen);
-	return 0;
-}
-
-static int run_pair(struct pair *pair)
-{
-	const struct config *config = pair->host.config;
-	unsigned tick_ms = config->timeout_ms / 10;
-	struct timeval tick = {.tv_usec = (tick_ms < 5 ? 5 : tick_ms > 50 ? 50 : tick_ms) * 1000};
-	int error = check_config(config);
-	if (!error)
-		error = arbiter_open(&pair->arbiter, config->arbiter, config->name);
-	if (!error)
-		error = config->command == COMMAND_PRIMARY ? begin_primary(pair) : begin_standby(pair);
-	if (error)
-		return command_failed(error);
-	pair->tick_ns = now_ns();
-	pair->on_tick = event_new(pair->host.base, -1, EV_PERSIST, on_tick, pair);
-	event_add(pair->on_tick, &tick);
-	event_base_dispatch(pair->host.base);
-	return pair->status;
-}
-
-/* The vCPU stops first, then the receiver: each uses what is closed behind it. */
-static void take_apart(struct pair *pair)
+void pair_close(struct pair *pair)
 {
 	struct host *host = &pair->host;
 	const struct commit none = {.session = SESSION_ALONE};
 	if (pair->session)
 		pair->session->provider->fence(pair->session->connection);
+	/* The vCPU stops first, then the receiver: each uses what is closed behind it. */
 	if (host->has_machine) {
 		machine_call(&host->machine, MACHINE_ANYWHERE, leave_machine, NULL);
 		machine_join(&host->machine);
@@ -625,21 +455,4 @@ static void take_apart(struct pair *pair)
 		event_free(pair->on_tick);
 	if (pair->arbiter)
 		arbiter_close(pair->arbiter);
-}
-
-int command_pair(const struct config *config)
-{
-	struct pair *pair = calloc(1, sizeof *pair);
-	if (!pair)
-		return command_failed(fail(ENOMEM, "no memory"));
-	const struct host_events events = {
-		.woken = on_woken, .leave = on_leave, .stop = on_stop, .status = on_status, .context = pair};
-	int error = host_open(&pair->host, config, &events);
-	int status = error ? command_failed(error) : run_pair(pair);
-	if (!error) {
-		take_apart(pair);
-		host_close(&pair->host);
-	}
-	free(pair);
-	return status;
 }

@@ -1,6 +1,7 @@
 /*
  * A process of a pair: its role, its session, and what it does when the other side falls silent.
  *
+ *   command_pair.c  the start of a process, and what it tells of itself
  *   pair.c       the event loop's callbacks: ticks, connections, ends; protecting and following
  *   failover.c   what may change who is live: fence, replay, arbiter, release — in this order
  *
@@ -65,3 +66,12 @@ void failover_take_over(struct pair *pair);
 void pair_halt(struct pair *pair, int status);
 /* Forgets the session, which no other thread uses any more. */
 void pair_drop_session(struct pair *pair);
+/* Ends the machine and the session, and closes all but the host. */
+void pair_close(struct pair *pair);
+
+/* Callbacks of the event loop, and of host.h: `context` is the pair. */
+void pair_tick(evutil_socket_t fd, short what, void *context);   /* some times a heartbeat timeout */
+void pair_answer(evutil_socket_t fd, short what, void *context); /* standby: a primary has connected */
+void pair_woken(void *context);
+void pair_leave(void *context);
+void pair_stop(void *context);

@@ -19,8 +19,16 @@
 #define LEAVE_MS 200u
 #define PAGE 4096u
 
-/* What this file speaks; a new one for every change of a message. */
-static const char speaks[24] = "doppel session 1";
+/* What this file speaks: a new one for every change of a message. In a build with crash points the
+ * tests can make it another. */
+static const char *speaks(void)
+{
+#ifdef CRASH_POINTS
+	if (getenv("DOPPEL_SPEAKS"))
+		return getenv("DOPPEL_SPEAKS");
+#endif
+	return "doppel session 1";
+}
 
 struct hello {
 	uint32_t magic, log_version, session;
@@ -181,7 +189,7 @@ static int greet(struct session *session, struct host *host, struct arbiter *arb
 		error = open_beats(session, host, &hello.beat_port);
 	if (error)
 		return error;
-	copy_text(hello.speaks, sizeof hello.speaks, speaks);
+	copy_text(hello.speaks, sizeof hello.speaks, speaks());
 	copy_text(hello.vm, sizeof hello.vm, host->config->name);
 	copy_text(hello.cpu, sizeof hello.cpu, host->machine.vcpu.model.name);
 	copy_text(hello.holder, sizeof hello.holder, holder.tag);
@@ -374,11 +382,11 @@ static int examine(const struct hello *hello, const struct host *host, const str
 	uint64_t newest;
 	if (!text_ends(hello->speaks, sizeof hello->speaks) || strncmp(hello->speaks, "doppel ", 7) != 0)
 		return fail(EPROTO, "the primary's greeting is damaged");
-	if (strcmp(hello->speaks, speaks) != 0 || hello->log_version != LOG_FORMAT_VERSION ||
+	if (strcmp(hello->speaks, speaks()) != 0 || hello->log_version != LOG_FORMAT_VERSION ||
 		hello->state_size != machine_state_size())
 		return fail(EPERM,
 			"the primary is another version of Doppel (%s, log format %u; here %s, log format %u); run the same on both hosts",
-			hello->speaks, hello->log_version, speaks, LOG_FORMAT_VERSION);
+			hello->speaks, hello->log_version, speaks(), LOG_FORMAT_VERSION);
 	if (!text_ends(hello->vm, sizeof hello->vm) || !text_ends(hello->cpu, sizeof hello->cpu) ||
 		!text_ends(hello->beat_host, sizeof hello->beat_host) ||
 		!text_ends(hello->holder, sizeof hello->holder))

@@ -4,9 +4,11 @@
 # tests/bench.sh [ROUNDS [SECONDS]]. Two minutes and a half, asks nothing, leaves nothing behind.
 #
 # Each round measures the same guest alone (`doppel run`), with a backup at commit level `received`, and at
-# `replayed`, one after the other in the same network, so that a machine that becomes busy harms all three.
-# Then the primary dies several times, in two ways: killed, which its backup sees at once on one machine,
-# and frozen, which only the heartbeats' silence tells, as when a whole host is gone.
+# `replayed`, one after the other in the same network, so that a machine that becomes busy harms all three;
+# and each of them at a steady rate that leaves the processors time, with always one request without an
+# answer, and with always several. Then the primary dies several times, in two ways: killed, which its
+# backup sees at once on one machine, and frozen, which only the heartbeats' silence tells, as when a whole
+# host is gone.
 #
 # Exit status: 0 measured, 1 something went wrong, 2 this machine lacks something.
 
@@ -14,8 +16,9 @@ set -u
 cd "${0%/*}/.." || exit
 . tests/integration/lib.sh
 
-ROUNDS=${1:-5} EACH=${2:-2.5}
-MANY=16 # requests without an answer, where it is about requests a second
+ROUNDS=${1:-5} EACH=${2:-2}
+STEADY=250 # requests a second
+MANY=16    # requests without an answer
 DEATHS=4 TIMEOUT_MS=500
 
 # Values by name, separated by blanks, one a round.
@@ -81,16 +84,19 @@ machine()
 		"load $(cut -d ' ' -f 1 /proc/loadavg)"
 }
 
-# load KIND WINDOW PROCESS...: the client works for a while; its figures are KIND.WINDOW.*.
+# load KIND PACE PROCESS...: the client works for a while; its figures are KIND.PACE.*.
 load()
 {
-	local what=$1.$2 window=$2 process requests used=() log exits
+	local what=$1.$2 process requests used=() log exits
+	local -A paces=([steady]="--rate $STEADY" [one]="--closed 1" [many]="--closed $MANY")
+	local options=${paces[$2]}
 	shift 2
 	for process in "$@"; do
 		used+=("$(cpu_ns "$process")")
 	done
 	log=$(host_status "$1" log_bytes) exits=$(host_status "$1" exits)
-	run_client --closed "$window" --every 0 --seconds "$EACH" ||
+	# shellcheck disable=SC2086 # several words
+	run_client $options --every 0 --seconds "$EACH" ||
 		lab_fail "the client found: $(cat "$LAB/client/summary")"
 	requests=$(summary adds)
 	figure "$what.p50" "$(summary p50_us)"
@@ -115,23 +121,27 @@ last()
 
 measure_alone()
 {
+	local pace
 	start_alone a dop0 || lab_fail "the guest did not start"
-	load run 1 a
-	load run "$MANY" a
+	for pace in steady one many; do
+		load run "$pace" a
+	done
 	stop_host a
 }
 
 measure_pair()
 {
+	local pace
 	start_primary a dop0 shm:b --take-over --commit "$1" || lab_fail "the primary did not start"
 	start_standby b dop1 shm:b shm:a || lab_fail "the standby did not start"
 	wait_protected a b 20 || lab_fail "A and B did not become a pair"
-	load "$1" 1 a b
-	load "$1" "$MANY" a b
+	for pace in steady one many; do
+		load "$1" "$pace" a b
+		figure "$1.$pace.added" "$(calculate "$(last "$1.$pace.p50") - $(last "run.$pace.p50")")"
+		figure "$1.$pace.ratio" "$(calculate "$(last "$1.$pace.rate") / $(last "run.$pace.rate")")"
+	done
 	stop_host b
 	stop_host a
-	figure "$1.added" "$(calculate "$(last "$1.1.p50") - $(last run.1.p50)")"
-	figure "$1.ratio" "$(calculate "$(last "$1.$MANY.rate") / $(last "run.$MANY.rate")")"
 }
 
 # die KIND NAME SURVIVOR: the figures of one failover but the pause, which the client knows in the end.
@@ -183,33 +193,33 @@ measure_failovers()
 	stop_host "h${#kinds[@]}"
 }
 
+# rows PACE ADDED LAG: what is expected of the added latency and of the lag.
+rows()
+{
+	local p=$1
+	row "latency p50, us" 0 "" "run.$p.p50" "received.$p.p50" "replayed.$p.p50"
+	row "  added" 0 "$2" - "received.$p.added" "replayed.$p.added"
+	row "latency p99, us" 0 "" "run.$p.p99" "received.$p.p99" "replayed.$p.p99"
+	row "requests/s" 0 "" "run.$p.rate" "received.$p.rate" "replayed.$p.rate"
+	row "  to alone" 2 "" - "received.$p.ratio" "replayed.$p.ratio"
+	row "log bytes a request" 0 "" - "received.$p.log" "replayed.$p.log"
+	row "replay lag p50, ms" 2 "" - "received.$p.lag50" "replayed.$p.lag50"
+	row "replay lag p99, ms" 2 "$3" - "received.$p.lag99" "replayed.$p.lag99"
+	row "exits a request" 2 "" "run.$p.exits" "received.$p.exits" "replayed.$p.exits"
+	row "CPU a request, us" 0 "" "run.$p.cpu.a" "received.$p.cpu.a" "replayed.$p.cpu.a"
+	row "  of the backup" 0 "" - "received.$p.cpu.b" "replayed.$p.cpu.b"
+}
+
 report()
 {
-	local m=$MANY
 	echo
 	printf '%-31s %-22s %-22s %-22s %s\n' "median (least-most) of $ROUNDS" alone received replayed expected
-	echo "one request at a time"
-	row "latency p50, us" 0 "" run.1.p50 received.1.p50 replayed.1.p50
-	row "latency p99, us" 0 "" run.1.p99 received.1.p99 replayed.1.p99
-	row "added to p50, us" 0 "under 150 (received)" - received.added replayed.added
-	row "requests/s" 0 "" run.1.rate received.1.rate replayed.1.rate
-	row "log bytes a request" 0 "" - received.1.log replayed.1.log
-	row "replay lag p50, ms" 2 "" - received.1.lag50 replayed.1.lag50
-	row "replay lag p99, ms" 2 "under 10" - received.1.lag99 replayed.1.lag99
-	row "exits a request" 2 "" run.1.exits received.1.exits replayed.1.exits
-	row "CPU a request, us" 0 "" run.1.cpu.a received.1.cpu.a replayed.1.cpu.a
-	row "  of the backup" 0 "" - received.1.cpu.b replayed.1.cpu.b
-	echo "$m requests at a time"
-	row "latency p50, us" 0 "" "run.$m.p50" "received.$m.p50" "replayed.$m.p50"
-	row "latency p99, us" 0 "" "run.$m.p99" "received.$m.p99" "replayed.$m.p99"
-	row "requests/s" 0 "" "run.$m.rate" "received.$m.rate" "replayed.$m.rate"
-	row "  to alone" 2 "" - received.ratio replayed.ratio
-	row "log bytes a request" 0 "" - "received.$m.log" "replayed.$m.log"
-	row "replay lag p50, ms" 2 "" - "received.$m.lag50" "replayed.$m.lag50"
-	row "replay lag p99, ms" 2 "under 10" - "received.$m.lag99" "replayed.$m.lag99"
-	row "exits a request" 2 "" "run.$m.exits" "received.$m.exits" "replayed.$m.exits"
-	row "CPU a request, us" 0 "" "run.$m.cpu.a" "received.$m.cpu.a" "replayed.$m.cpu.a"
-	row "  of the backup" 0 "" - "received.$m.cpu.b" "replayed.$m.cpu.b"
+	echo "$STEADY requests a second"
+	rows steady "received: under 150" "under 10"
+	echo "always one request"
+	rows one "received: under 150" ""
+	echo "always $MANY requests"
+	rows many "" ""
 	echo
 	printf '%-31s %-22s %-22s %-22s %s\n' "failover, ms, $DEATHS each" killed frozen "" expected
 	row "pause" 1 "" killed.pause frozen.pause -

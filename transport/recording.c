@@ -66,8 +66,8 @@ static int write_all(struct recording *recording, struct iovec *pieces, int coun
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return fail(errno, "cannot write the recording %s: %s", recording->path,
-				strerror(errno));
+			return fail(errno, "cannot write the recording %s: %s; record elsewhere",
+				recording->path, strerror(errno));
 		for (size_t left = (size_t)n; count > 0;) {
 			if (left < pieces->iov_len) {
 				pieces->iov_base = (uint8_t *)pieces->iov_base + left;
@@ -130,10 +130,12 @@ static int open_new(const char *path, bool *made)
 	if (fd >= 0)
 		return fd;
 	if (errno != EEXIST)
-		return fail(errno, "cannot create the recording %s: %s", path, strerror(errno));
+		return fail(errno, "cannot create the recording %s: %s; choose another path", path,
+			strerror(errno));
 	struct stat st;
 	if (stat(path, &st) < 0)
-		return fail(errno, "cannot create the recording %s: %s", path, strerror(errno));
+		return fail(errno, "cannot create the recording %s: %s; choose another path", path,
+			strerror(errno));
 	if (S_ISREG(st.st_mode))
 		return fail(EEXIST,
 			"the recording %s exists already; remove it or choose another name", path);
@@ -253,13 +255,15 @@ static int map_file(struct recording_view *view, const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0)
-		return fail(errno, "cannot open the recording %s: %s", path, strerror(errno));
+		return fail(errno, "cannot open the recording %s: %s; check its name", path,
+			strerror(errno));
 	int error = 0;
 	struct stat st;
 	if (fstat(fd, &st) < 0) {
 		error = fail(errno, "cannot look at the recording %s: %s", path, strerror(errno));
 	} else if (!S_ISREG(st.st_mode)) {
-		error = fail(EBADMSG, "%s is not a recording: not a regular file", path);
+		error = fail(
+			EBADMSG, "%s is not a recording: not a regular file; check its name", path);
 	} else if (st.st_size == 0) {
 		error = fail(EBADMSG, "%s is not a recording: it is empty; record again", path);
 	} else {
@@ -294,15 +298,17 @@ static int parse(struct recording_view *view, const char *path)
 	struct file_header header;
 	size_t compared = view->map_size < sizeof magic ? view->map_size : sizeof magic;
 	if (memcmp(view->map, magic, compared) != 0)
-		return fail(EBADMSG, "%s is not a recording: it does not begin with \"%.8s\"", path,
-			magic);
+		return fail(EBADMSG,
+			"%s is not a recording: it does not begin with \"%.8s\"; check its name",
+			path, magic);
 	if (view->map_size < sizeof header)
 		return cut_short(view, path, "header");
 	memcpy(&header, view->map, sizeof header);
 	if (header.version != RECORDING_VERSION)
 		return fail(EBADMSG,
-			"the recording %s has version %u; this doppel reads version %u", path,
-			header.version, RECORDING_VERSION);
+			"the recording %s has version %u, and this doppel reads version %u; use "
+			"the one that made it",
+			path, header.version, RECORDING_VERSION);
 	if (header.reserved != 0)
 		return damaged(path, "reserved bytes that are not zero",
 			offsetof(struct file_header, reserved));

@@ -169,3 +169,12 @@ begin_client()
 {
 	start_client --retry 30 --every 4 "$@" 2>"$LAB/client/said"
 }
+
+# has_answered NAME: the client has got answers from this side, or gets none any more.
+has_answered()
+{
+	local sent
+	! is_frozen "$1" || return 0
+	sent=$(host_status "$1" tx_frames)
+	[ "${sent:-0}" -ge 20 ]
+}

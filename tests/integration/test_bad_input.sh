@@ -9,6 +9,7 @@ cd "${0%/*}/../.." || exit
 . tests/integration/lib.sh
 . tests/integration/cases.sh
 
+CRASH_BUILD=${CRASH_BUILD:-build-crash}
 HOST=1 USAGE=2 RECORDING=4 REFUSED=6 NONE=8
 
 # Nothing of a command that has failed is left.
@@ -22,6 +23,7 @@ nothing_left()
 		ip -n "$HOSTS" -o link show type tun
 		ip netns pids "$HOSTS"
 	)
+	rm -f "$LAB/arbiter/"* # the next command is not to blame
 	[ -z "$left" ] || { echo "left behind: $left"; return 1; }
 }
 
@@ -58,16 +60,6 @@ poke()
 	printf "$(printf '\\%s' "$@")" | dd of="$file" bs=1 seek="$offset" conv=notrunc status=none
 }
 
-# in_dev COMMAND...: doppel's devices changed by the command, which is a shell's.
-in_dev()
-{
-	local change=$1
-	shift
-	# shellcheck disable=SC2016
-	unshare -m sh -c "$change"' && exec "$@"' - "$@"
-}
-export -f in_dev
-
 skip_all_if_lacking "bad input is refused"
 lab_begin
 mkdir "$LAB/run"
@@ -85,7 +77,7 @@ bad "an unknown command" $USAGE 'no such command: launch' "$DOPPEL" launch
 for command in run primary standby replay dump status stop; do
 	bad "$command: an unknown option" $USAGE '--speed: no such option' "$DOPPEL" $command --speed 9
 	bad "$command: a letter that is no option" $USAGE '-k: no such option' "$DOPPEL" $command -k
-	bad "$command: one argument too many" $USAGE 'three: one argument too many' "$DOPPEL" $command two three three
+	bad "$command: one argument too many" $USAGE ': one argument too many' "$DOPPEL" $command two three four
 	check "$command: --help succeeds" "$DOPPEL" $command --help
 done
 bad "run without a kernel" $USAGE '--kernel' "$DOPPEL" run
@@ -178,7 +170,6 @@ bad "memory too small for the kernel" $USAGE 'does not fit into 2 MiB.*--memory'
 # ---- the network ----
 
 bad "an unknown device" $USAGE '--net bogus0: DPDK knows no such driver' "${primary[@]}" --net bogus0
-bad "a device with a wrong argument" $USAGE '--net net_tap0,speed=9: ' "${primary[@]}" --net net_tap0,speed=9
 bad "no device" $USAGE '--net : ' "${primary[@]}" --net ''
 bad "an interface that is missing" $USAGE '--net net_af_packet0,iface=none: ' "${primary[@]}" --net net_af_packet0,iface=none
 
@@ -314,12 +305,13 @@ ends_refused()
 	launch first "${primary[@]:1}" --name db
 	wait_db || return
 	DOPPEL_RUN_DIR=$LAB/run ip netns exec "$HOSTS" timeout 20 "$@" </dev/null >"$LAB/out" 2>"$LAB/err"
-	equal "the standby's exit status" $? $REFUSED || return
-	sed -i '/waiting for a primary/d' "$LAB/err"
-	one_line "$LAB/err" "$pattern" || return
+	equal "the standby's exit status" $? $REFUSED
+	local wrong=$?
 	sleep 0.6 # two more attempts of the primary's
-	one_line "$LAB/first/log" "the standby refuses: .*$pattern" || return
-	DOPPEL_RUN_DIR=$LAB/first/run "$DOPPEL" stop db >/dev/null && ends_with first 0 &&
+	stop_host first || return
+	sed -i '/waiting for a primary/d' "$LAB/err"
+	[ "$wrong" -eq 0 ] && one_line "$LAB/err" "$pattern" &&
+		one_line "$LAB/first/log" "the standby refuses: .*$pattern" &&
 		equal generations "$(ls "$LAB/arbiter")" db.gen-1
 }
 misfit()
@@ -332,17 +324,16 @@ fits=("${standby[@]}" --name db)
 misfit "a standby for another memory size" 'guest has 16 MiB of memory, this standby expects 32' "${fits[@]}" --memory 32M
 mkdir "$LAB/other"
 misfit "a standby with another arbiter" 'do not see the same arbiter' "${fits[@]}" --arbiter "dir:$LAB/other"
-# Two builds that differ in what the handshake compares.
-altered()
-{
-	sed "s/$1/$2/" "$DOPPEL" >"$LAB/altered"
-	chmod +x "$LAB/altered"
-	! cmp -s "$DOPPEL" "$LAB/altered"
-}
-check "a build with another CPU model" altered 'Doppel deterministic virtual CPU' 'Doppel deterministic virtual PPU'
+# A build that gives its guests another CPU: the brand string is part of the model.
+sed 's/Doppel deterministic virtual CPU/Doppel deterministic virtual PPU/' "$DOPPEL" >"$LAB/altered"
+chmod +x "$LAB/altered"
 misfit "a standby with another CPU model" 'the CPUs differ: .* there, .* here' "$LAB/altered" "${fits[@]:1}"
-check "a build of another version" altered 'doppel session 1' 'doppel session 9'
-misfit "a standby of another version" 'another version of Doppel' "$LAB/altered" "${fits[@]:1}"
+if [ -x "$CRASH_BUILD/doppel" ]; then
+	misfit "a standby of another version" 'another version of Doppel \(doppel session 1, .*; here doppel session 9, ' \
+		env "DOPPEL_SPEAKS=doppel session 9" "$CRASH_BUILD/doppel" "${fits[@]:1}"
+else
+	echo "skip a standby of another version: $CRASH_BUILD/doppel is missing: run make CRASH_POINTS=1"
+fi
 
 # One that is for another VM goes on waiting for its own.
 stays()

@@ -1,0 +1,453 @@
+#include "tests/unit/engine/tiny_guest.h"
+
+#define ROUNDS 60u
+#define RING (1u << 20)
+#define SMALL_RING LOG_RING_MIN
+
+static struct log_reader reader_of(const struct tiny *t)
+{
+	struct log_reader reader;
+	log_reader_file(&reader, t->log, atomic_load(&t->written), SECRET, 0);
+	return reader;
+}
+
+/* What a replay of it all comes to; D5 is checked at every entry. */
+static void assert_replays(struct tiny *recorded, struct tiny *twin)
+{
+	tiny_follow(twin, recorded->log, atomic_load(&recorded->written));
+	twin->replay.offline = true;
+	twin->replay.limit = atomic_load(&recorded->written);
+	twin->replay.ended = true;
+	tiny_start(twin);
+	tiny_join(twin);
+	if (twin->machine.verdict != MACHINE_ENDED && twin->machine.verdict != MACHINE_STOPPED)
+		print_error("%s\n", twin->machine.message);
+	assert_int_equal(twin->machine.verdict, recorded->machine.verdict);
+	assert_int_equal(twin->machine.end_reason, recorded->machine.end_reason);
+	assert_int_equal(twin->replay.reader.next, atomic_load(&recorded->written));
+}
+
+static void what_is_logged_makes_the_same_machine_again(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(ROUNDS), *twin = tiny_twin(t);
+	tiny_record(t, RING);
+	tiny_start(t);
+	tiny_disturb(t);
+	assert_powered_off(t);
+	assert_printed(t, ROUNDS);
+
+	unsigned kinds[LOG_KINDS] = {0};
+	struct log_reader reader = reader_of(t);
+	struct log_entry entry;
+	while (tiny_walk(&reader, &entry))
+		kinds[entry.kind]++;
+	assert_true(kinds[LOG_TICK] && kinds[LOG_CLOCK] && kinds[LOG_NET_RX] &&
+		    kinds[LOG_CONSOLE_RX] && kinds[LOG_OUTPUT] && kinds[LOG_MARK]);
+	assert_int_equal(kinds[LOG_END], 1);
+
+	assert_replays(t, twin);
+	assert_int_equal(twin->machine.exits, t->machine.exits);
+	assert_memory_equal(twin->machine.memory.base, t->machine.memory.base, MEMORY);
+	assert_memory_equal(&twin->machine.board, &t->machine.board, sizeof t->machine.board);
+	tiny_free(twin);
+	tiny_free(t);
+}
+
+static void nothing_follows_the_end(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(ROUNDS);
+	struct log_entry entry = {0};
+	tiny_record(t, RING);
+	tiny_start(t);
+	usleep(10000);
+	/* Twice, as an impatient person would. */
+	machine_call(&t->machine, MACHINE_ANYWHERE, tiny_do_stop, NULL);
+	machine_call(&t->machine, MACHINE_ANYWHERE, tiny_do_stop, NULL);
+	tiny_join(t);
+	struct log_reader reader = reader_of(t);
+	unsigned ends = 0;
+	while (tiny_walk(&reader, &entry))
+		ends += entry.kind == LOG_END;
+	assert_int_equal(ends, 1);
+	assert_int_equal(entry.kind, LOG_END);
+	assert_int_equal(reader.next, atomic_load(&t->written));
+	tiny_free(t);
+}
+
+static void a_stop_after_the_guests_own_end_changes_nothing(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(2);
+	tiny_record(t, RING);
+	tiny_start(t);
+	tiny_await(&t->over);
+	uint64_t written = atomic_load(&t->written);
+	machine_call(&t->machine, MACHINE_ANYWHERE, tiny_do_stop, NULL);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_int_equal(atomic_load(&t->written), written);
+	tiny_free(t);
+}
+
+/* L3. The consumer is slow, and leaves the writer with every odd amount of room. */
+static void a_full_log_stops_the_guest_not_the_log(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(10 * ROUNDS), *twin = tiny_twin(t);
+	static const uint8_t frame[1500] = {2, 0, 0, 0, 0, 1, 2};
+	tiny_record(t, SMALL_RING);
+	atomic_store(&t->consumed, 0);
+	for (unsigned i = 0; i < RX_COUNT; i++)
+		tiny_frame(t, frame, sizeof frame - i);
+	tiny_start(t);
+	uint32_t random = 7;
+	uint64_t before = 0;
+	unsigned stops = 0;
+	while (!atomic_load(&t->over)) {
+		uint64_t consumed = atomic_load(&t->consumed), written = atomic_load(&t->written);
+		assert_true(written - consumed <= SMALL_RING);
+		if (written == before && written - consumed > SMALL_RING - 2048) {
+			stops++;
+			/* 8 to 384 bytes, often less than the entry that waits. */
+			random = random * 1664525u + 1013904223u;
+			atomic_store(&t->consumed, consumed + 8 + (random >> 16) % 48 * 8);
+		}
+		before = written;
+		usleep(50);
+	}
+	tiny_join(t);
+	assert_true(stops > 100);
+	assert_powered_off(t);
+	assert_printed(t, 10 * ROUNDS);
+	assert_replays(t, twin);
+	tiny_free(twin);
+	tiny_free(t);
+}
+
+/* D5: a position whose entries found no room has no digest either, or both sides would differ from
+ * there on. A CLOCK and a MARK are 48 bytes each, and 1,365 of them leave 16 bytes of the ring. */
+static void the_digest_steps_only_where_an_entry_is_logged(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_new();
+	struct machine *m = &t->machine;
+	tiny_record(t, SMALL_RING);
+	atomic_store(&t->consumed, 0);
+	m->exits = 1;
+	for (unsigned i = 0; i < SMALL_RING / 48; i++)
+		m->source->clock(m);
+	struct digest before = m->digest;
+	assert_int_equal(before.at, 1);
+	m->exits = 2;
+	t->live.flush_wanted = true;
+	m->source->inputs(m);
+	assert_int_equal(atomic_load(&t->written), SMALL_RING / 48 * 48); /* no MARK */
+	assert_memory_equal(&m->digest, &before, sizeof before);
+	tiny_free(t);
+}
+
+static void stop_in_a_full_log(struct tiny *t)
+{
+	tiny_record(t, SMALL_RING);
+	atomic_store(&t->consumed, 0);
+	static const uint8_t frame[1500] = {2, 0, 0, 0, 0, 1, 2};
+	for (unsigned i = 0; i < RX_COUNT; i++)
+		tiny_frame(t, frame, sizeof frame);
+	tiny_start(t);
+	while (atomic_load(&t->written) < SMALL_RING - 1600)
+		usleep(100);
+}
+
+static void a_guest_that_waits_for_room_can_be_stopped(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(10 * ROUNDS);
+	stop_in_a_full_log(t);
+	machine_call(&t->machine, MACHINE_ANYWHERE, tiny_do_stop, NULL);
+	tiny_join(t);
+	assert_int_equal(t->machine.verdict, MACHINE_STOPPED);
+	tiny_free(t);
+}
+
+static void do_end_log(struct machine *m, void *argument)
+{
+	(void)argument;
+	assert_non_null(live_end_log(m));
+}
+
+static void do_decide(struct machine *m, void *argument)
+{
+	struct tiny *t = argument;
+	for (unsigned i = 0; i < OUTPUT_DEVICES; i++)
+		hold_decide(m->hold[i], SESSION);
+	tiny_release(t);
+}
+
+static void a_guest_that_waits_for_room_goes_on_alone(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(2 * ROUNDS);
+	atomic_store(&t->acked, 0); /* the backup is gone: what is held stays held */
+	stop_in_a_full_log(t);
+	machine_call(&t->machine, MACHINE_ANYWHERE, do_end_log, NULL);
+	machine_call(&t->machine, MACHINE_ANYWHERE, do_decide, t);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_printed(t, 2 * ROUNDS);
+	tiny_free(t);
+}
+
+static void a_broken_log_stops_the_guest_until_it_is_alone(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(ROUNDS);
+	tiny_record(t, RING);
+	atomic_store(&t->acked, 0);
+	tiny_start(t);
+	while (atomic_load(&t->written) == 0)
+		usleep(100);
+	atomic_store(&t->sink_fails, true);
+	uint64_t before;
+	do {
+		before = atomic_load(&t->machine.exits_shown);
+		usleep(5000);
+	} while (atomic_load(&t->machine.exits_shown) != before);
+	assert_false(atomic_load(&t->over));
+	machine_call(&t->machine, MACHINE_ANYWHERE, do_end_log, NULL);
+	machine_call(&t->machine, MACHINE_ANYWHERE, do_decide, t);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_printed(t, ROUNDS);
+	tiny_free(t);
+}
+
+/* O2: what is sealed for a session waits for that session's acks. */
+static void nothing_leaves_before_it_is_acked(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(ROUNDS);
+	tiny_record(t, RING);
+	atomic_store(&t->acked, 0);
+	tiny_start(t);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_int_equal(t->length, 0);
+	struct log_reader reader = reader_of(t);
+	struct log_entry entry;
+	uint64_t outputs = 0;
+	while (tiny_walk(&reader, &entry)) {
+		assert_int_not_equal(entry.kind, LOG_RELEASED);
+		if (entry.kind != LOG_OUTPUT)
+			continue;
+		/* Each leaves exactly when its own entry's end is reached. */
+		size_t length = t->length;
+		atomic_store(&t->acked, entry.end - 1);
+		tiny_release(t);
+		assert_int_equal(t->length, length);
+		atomic_store(&t->acked, entry.end);
+		tiny_release(t);
+		assert_true(t->length > length);
+		outputs++;
+	}
+	assert_true(outputs >= ROUNDS);
+	assert_printed(t, ROUNDS);
+	tiny_free(t);
+}
+
+static void released_names_only_what_has_left(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(ROUNDS);
+	tiny_record(t, RING);
+	tiny_start(t);
+	tiny_disturb(t);
+	struct log_reader reader = reader_of(t);
+	struct log_entry entry;
+	static uint64_t ends[65536];
+	unsigned outputs = 0, released = 0;
+	uint64_t last = 0;
+	while (tiny_walk(&reader, &entry)) {
+		if (entry.kind == LOG_OUTPUT)
+			ends[outputs++] = entry.end;
+		if (entry.kind != LOG_RELEASED)
+			continue;
+		uint64_t lsn;
+		memcpy(&lsn, entry.payload, sizeof lsn);
+		assert_true(lsn > last && lsn < entry.lsn);
+		unsigned i = 0;
+		while (i < outputs && ends[i] != lsn)
+			i++;
+		assert_true(i < outputs);
+		last = lsn;
+		released++;
+	}
+	assert_true(released > 0);
+	tiny_free(t);
+}
+
+static void a_beat_shows_in_the_log_though_the_guest_computes(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_new();
+	tiny_load(t, computing_begin, computing_end);
+	tiny_record(t, RING);
+	tiny_start(t);
+	while (atomic_load(&t->machine.exits_shown) == 0)
+		usleep(100);
+	for (unsigned i = 0; i < 20; i++) {
+		uint64_t before = atomic_load(&t->written);
+		live_beat(&t->machine);
+		while (atomic_load(&t->written) == before)
+			usleep(50);
+	}
+	tiny_end(t);
+	struct log_reader reader = reader_of(t);
+	struct log_entry entry;
+	while (tiny_walk(&reader, &entry)) {
+		uint64_t left;
+		assert_int_equal(entry.kind, LOG_MARK);
+		memcpy(&left, entry.payload, sizeof left);
+		assert_true(left <= 2);
+	}
+	tiny_free(t);
+}
+
+static void the_guests_time_does_not_go_back(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_new();
+	uint64_t (*const clock)(struct machine * m) = t->machine.source->clock;
+	live_set_time(&t->live, 5000000000u, now_ns());
+	uint64_t first = clock(&t->machine);
+	assert_true(first >= 5000000000u);
+	live_set_time(&t->live, 1000, now_ns());
+	assert_int_equal(clock(&t->machine), first);
+	live_set_time(&t->live, 7000000000u, now_ns());
+	assert_true(clock(&t->machine) >= 7000000000u);
+	tiny_free(t);
+}
+
+static void what_is_too_short_for_a_frame_is_thrown_away(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	static const uint8_t frame[60] = {2, 0, 0, 0, 0, 1, 2};
+	struct tiny *t = tiny_busy(ROUNDS);
+	tiny_record(t, RING);
+	tiny_frame(t, frame, 13);
+	tiny_frame(t, frame, 0);
+	tiny_frame(t, frame, sizeof frame);
+	tiny_start(t);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_int_equal(t->machine.board.net.rx_frames, 1);
+	tiny_free(t);
+}
+
+static void what_the_guest_sends_alone_leaves_at_once(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(ROUNDS);
+	atomic_store(&t->acked, 0);
+	tiny_start(t);
+	tiny_join(t);
+	assert_printed(t, ROUNDS);
+	tiny_free(t);
+}
+
+static void begin_two_logs(void *argument)
+{
+	struct tiny *t = tiny_new();
+	(void)argument;
+	tiny_record(t, RING);
+	live_begin_log(&t->machine, t->writer, SESSION + 1);
+}
+
+static void begin_a_log_as_alone(void *argument)
+{
+	struct tiny *t = tiny_new();
+	(void)argument;
+	if (log_writer_create(&t->writer, &tiny_sink, t, RING, SECRET, 0) == 0)
+		live_begin_log(&t->machine, t->writer, SESSION_ALONE);
+}
+
+static void a_log_beside_another_or_without_a_session_breaks_O2(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	expect_broken("O2", begin_two_logs, NULL);
+	expect_broken("O2", begin_a_log_as_alone, NULL);
+}
+
+static void output_without_an_entry(void *argument)
+{
+	struct tiny *t = tiny_new();
+	const struct output_group group = {.count = 1, .bytes = 1};
+	(void)argument;
+	t->live.session = SESSION; /* a session, but no log */
+	t->machine.source->output(&t->machine, OUTPUT_CONSOLE, &group);
+}
+
+static void an_output_of_a_session_without_an_entry_breaks_O1(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	expect_broken("O1", output_without_an_entry, NULL);
+}
+
+static void apply_behind(void *argument)
+{
+	struct tiny *t = tiny_new();
+	(void)argument;
+	tiny_record(t, RING);
+	t->machine.exits = 5;
+	t->machine.source->clock(&t->machine);
+	t->machine.exits = 4;
+	t->machine.source->clock(&t->machine);
+}
+
+static void an_input_behind_the_last_position_breaks_D2(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	expect_broken("D2", apply_behind, NULL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_is_logged_makes_the_same_machine_again),
+		cmocka_unit_test(nothing_follows_the_end),
+		cmocka_unit_test(a_stop_after_the_guests_own_end_changes_nothing),
+		cmocka_unit_test(a_full_log_stops_the_guest_not_the_log),
+		cmocka_unit_test(the_digest_steps_only_where_an_entry_is_logged),
+		cmocka_unit_test(a_guest_that_waits_for_room_can_be_stopped),
+		cmocka_unit_test(a_guest_that_waits_for_room_goes_on_alone),
+		cmocka_unit_test(a_broken_log_stops_the_guest_until_it_is_alone),
+		cmocka_unit_test(nothing_leaves_before_it_is_acked),
+		cmocka_unit_test(released_names_only_what_has_left),
+		cmocka_unit_test(a_beat_shows_in_the_log_though_the_guest_computes),
+		cmocka_unit_test(the_guests_time_does_not_go_back),
+		cmocka_unit_test(what_is_too_short_for_a_frame_is_thrown_away),
+		cmocka_unit_test(what_the_guest_sends_alone_leaves_at_once),
+		cmocka_unit_test(a_log_beside_another_or_without_a_session_breaks_O2),
+		cmocka_unit_test(an_output_of_a_session_without_an_entry_breaks_O1),
+		cmocka_unit_test(an_input_behind_the_last_position_breaks_D2),
+	};
+	return !!cmocka_run_group_tests(tests, need_kvm, NULL);
+}
