@@ -2,8 +2,9 @@
  * Named points in the protocol at which the tests kill or freeze a process.
  *
  * In a build with CRASH_POINTS, DOPPEL_CRASH=name:N kills the process with SIGKILL at the Nth passing
- * of `name`, and DOPPEL_FREEZE=name:N stops it there with SIGSTOP. Otherwise a point is nothing at
- * all. The points, in the order in which an output meets them:
+ * of `name`, and DOPPEL_FREEZE=name:N stops it there with SIGSTOP. With name:N:MS the thread stands
+ * at the point for MS milliseconds before, in which the others may do what they should not. Otherwise
+ * a point is nothing at all. The points, in the order in which an output meets them:
  *
  *   primary   append.before append.after flush.before flush.after      vCPU thread
  *   backup    receive.checked ack.before ack.after                     receiver

@@ -46,6 +46,17 @@ equal()
 	return 1
 }
 
+# until_true SECONDS COMMAND [ARGUMENT...]: fails when the time is over.
+until_true()
+{
+	local end=$((SECONDS + $1))
+	shift
+	until "$@"; do
+		[ "$SECONDS" -lt "$end" ] || return 1
+		sleep 0.1
+	done
+}
+
 # end_cases: the last line of a test.
 end_cases()
 {
@@ -81,10 +92,10 @@ launch()
 	HOST_PID[$name]=$!
 }
 
-# ends_with NAME STATUS [SECONDS]: waits for the process's own end, 20 s if nothing else is said.
+# ends_with NAME STATUS [SECONDS]: waits for the process's own end, 60 s if nothing else is said.
 ends_with()
 {
-	local name=$1 pid=${HOST_PID[$1]} wanted=$2 end=$((SECONDS + ${3:-20})) status
+	local name=$1 pid=${HOST_PID[$1]} wanted=$2 end=$((SECONDS + ${3:-60})) status
 	while running "$pid"; do
 		if [ "$SECONDS" -ge "$end" ]; then
 			echo "$name has not ended"

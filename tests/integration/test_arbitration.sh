@@ -259,6 +259,7 @@ arbiter_not_needed()
 	pause 1.5
 	[ "$(host_status p role) $(host_status s role)" = "primary backup" ] ||
 		wrong "p and s did not stay a pair" || return
+	[ "$(host_status s tx_frames)" = 0 ] || wrong "the backup has sent frames" || return
 	arbiter_returns
 	client_agrees
 }

@@ -51,9 +51,9 @@ launch backup standby --listen shm:hammer "${pair[@]}"
 launch primary primary --standby shm:hammer --kernel "$HAMMER" --append "seconds=$seconds seed=2" "${pair[@]}"
 
 followed=0
-check "a backup joins a guest that never rests" wait_protected primary backup 20
+check "a backup joins a guest that never rests" wait_protected primary backup 60
 watch_backup
-check "the recorded run ends with the guest's power-off" ends_with recorded 0 30
+check "the recorded run ends with the guest's power-off" ends_with recorded 0 60
 check "a protected guest's power-off ends the primary in order" ends_with primary 0
 check "and its backup too, with every digest equal" ends_with backup 0
 check "the backup has taken thousands of interrupts where the primary did" at_least "$followed" $((least / 2))

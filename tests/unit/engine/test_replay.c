@@ -377,7 +377,11 @@ static void go_live_behind(unsigned count)
 	/* The guest itself sees to it that its clock does not go back. */
 	assert_powered_off(t);
 	assert_printed(t, ROUNDS);
-	assert_true(tiny_get64(t, GUEST_LAST_TIME) >= turn.time_ns);
+	bool read_later = false;
+	for (unsigned i = count; i < entry_count; i++)
+		read_later |= entries[i].kind == LOG_CLOCK;
+	if (read_later)
+		assert_true(tiny_get64(t, GUEST_LAST_TIME) >= turn.time_ns);
 	tiny_free(t);
 }
 

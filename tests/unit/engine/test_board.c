@@ -1,0 +1,254 @@
+#include "engine/board.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#undef fail /* ours is in base/fail.h */
+
+/* A board and what it asks of the world. */
+struct world {
+	struct device_env env; /* first: the calls get it */
+	struct guest_memory memory;
+	struct board board;
+	uint64_t time_ns;
+	unsigned clock_reads;
+	char text[16];
+	size_t length;
+};
+
+static struct world *w;
+
+static uint64_t read_clock(struct device_env *env)
+{
+	struct world *world = (struct world *)env;
+	world->clock_reads++;
+	return world->time_ns;
+}
+
+static void take_output(
+	struct device_env *env, enum output_device device, const void *bytes, size_t length)
+{
+	struct world *world = (struct world *)env;
+	assert_int_equal(device, OUTPUT_CONSOLE);
+	assert_true(world->length + length <= sizeof world->text);
+	memcpy(world->text + world->length, bytes, length);
+	world->length += length;
+}
+
+static void set_line(struct device_env *env, unsigned line, bool level)
+{
+	pic_set_line(&((struct world *)env)->board.pic, line, level);
+}
+
+static int set_up(void **state)
+{
+	static const uint8_t mac[6] = {2, 0, 0, 0, 0, 9};
+	(void)state;
+	w = calloc(1, sizeof *w);
+	assert_non_null(w);
+	assert_int_equal(memory_create(&w->memory, GUEST_MEMORY_MIN), 0);
+	w->env = (struct device_env){
+		.memory = &w->memory, .clock = read_clock, .output = take_output, .irq = set_line};
+	board_reset(&w->board, mac);
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	memory_destroy(&w->memory);
+	free(w);
+	return 0;
+}
+
+static uint32_t in(uint16_t port, unsigned size)
+{
+	return board_port_read(&w->board, &w->env, port, size);
+}
+
+static void out(uint16_t port, unsigned size, uint32_t value)
+{
+	board_port_write(&w->board, &w->env, port, size, value);
+}
+
+static uint64_t load(uint64_t address, unsigned size)
+{
+	uint8_t bytes[8] = {0};
+	uint64_t value = 0;
+	board_mmio_read(&w->board, &w->env, address, size, bytes);
+	memcpy(&value, bytes, size);
+	return value;
+}
+
+static void store(uint64_t address, unsigned size, uint64_t value)
+{
+	uint8_t bytes[8];
+	memcpy(bytes, &value, sizeof bytes);
+	board_mmio_write(&w->board, &w->env, address, size, bytes);
+}
+
+static void where_nothing_is_all_bits_read_one_and_writes_do_nothing(void **state)
+{
+	(void)state;
+	struct board before = w->board;
+	static const uint16_t ports[] = {
+		0x00, 0x22, 0x44, 0x60, 0x62, 0x80, 0x2f8, 0x3f7, 0x400, 0x603, 0x605, 0xfffc};
+	for (unsigned i = 0; i < sizeof ports / sizeof ports[0]; i++) {
+		assert_int_equal(in(ports[i], 1), 0xff);
+		out(ports[i], 1, 0);
+	}
+	assert_int_equal(in(0x80, 2), 0xffff);
+	assert_int_equal(in(0x80, 4), 0xffffffff);
+	static const uint64_t addresses[] = {0xc0000000, MMIO_NET - 8, MMIO_NET + MMIO_NET_SIZE,
+		MMIO_CLOCK - 8, MMIO_CLOCK + 8, 0xfee00000, UINT64_MAX - 7};
+	for (unsigned i = 0; i < sizeof addresses / sizeof addresses[0]; i++) {
+		for (unsigned size = 1; size <= 8; size *= 2) {
+			assert_int_equal(load(addresses[i], size), UINT64_MAX >> (64 - 8 * size));
+			store(addresses[i], size, 0);
+		}
+	}
+	assert_memory_equal(&w->board, &before, sizeof before);
+	assert_int_equal(w->clock_reads, 0);
+}
+
+static void a_wide_access_is_one_to_each_of_the_ports_that_follow(void **state)
+{
+	(void)state;
+	out(0x3fb, 1, 0x80); /* the divisor's latch: ports 0x3f8 and 0x3f9 */
+	out(0x3f8, 2, 0x1234);
+	assert_int_equal(in(0x3f8, 1), 0x34);
+	assert_int_equal(in(0x3f9, 1), 0x12);
+	assert_int_equal(in(0x3f8, 2), 0x1234);
+	out(0x3ff, 1, 0x5a); /* the scratch register is the last; nothing is behind it */
+	assert_int_equal(in(0x3ff, 4), 0xffffff5a);
+	/* At the end of all ports it begins again at 0, where nothing is. */
+	assert_int_equal(in(0xffff, 4), 0xffffffff);
+}
+
+static void a_byte_on_the_serial_line_is_an_output(void **state)
+{
+	(void)state;
+	out(0x3f8, 1, 'h');
+	out(0x3f8, 1, 'i');
+	assert_int_equal(w->length, 2);
+	assert_memory_equal(w->text, "hi", 2);
+}
+
+static void the_machine_is_switched_off_by_a_wide_write_only(void **state)
+{
+	(void)state;
+	out(PORT_POWER, 1, 3);
+	out(PORT_POWER - 2, 4, 3);
+	assert_false(w->board.power_off);
+	out(PORT_POWER, 2, 0xabcd1234);
+	assert_true(w->board.power_off);
+	assert_int_equal(w->board.power_value, 0x1234);
+	out(PORT_POWER, 4, 0xabcd1234);
+	assert_int_equal(w->board.power_value, 0xabcd1234);
+}
+
+/* D3: what a device knows of the time is what the log will say. */
+static void every_read_of_the_clock_asks_for_it_once(void **state)
+{
+	(void)state;
+	w->time_ns = 0x1122334455667788;
+	assert_int_equal(load(MMIO_CLOCK, 8), 0x1122334455667788);
+	assert_int_equal(load(MMIO_CLOCK, 4), 0x55667788);
+	assert_int_equal(load(MMIO_CLOCK + 4, 4), 0x11223344);
+	assert_int_equal(w->clock_reads, 3);
+	/* Not aligned, or of another size: nothing is there. */
+	assert_int_equal(load(MMIO_CLOCK + 1, 4), 0xffffffff);
+	assert_int_equal(load(MMIO_CLOCK, 2), 0xffff);
+	assert_int_equal(load(MMIO_CLOCK + 4, 8), UINT64_MAX);
+	assert_int_equal(w->clock_reads, 3);
+	store(MMIO_CLOCK, 8, 0);
+	assert_int_equal(load(MMIO_CLOCK, 8), 0x1122334455667788);
+}
+
+static void the_card_ends_where_its_registers_do(void **state)
+{
+	(void)state;
+	assert_int_equal(load(MMIO_NET, 4), 0x74726976);
+	assert_int_equal(load(MMIO_NET + 8, 4), 1);
+	assert_int_equal(load(MMIO_NET + 0x100, 1), 2); /* its address */
+	assert_int_equal(load(MMIO_NET + 0x105, 1), 9);
+	assert_int_equal(load(MMIO_NET + MMIO_NET_SIZE - 4, 8), UINT64_MAX); /* half outside */
+}
+
+static void set_up_pic(void)
+{
+	static const uint8_t words[][2] = {{0x20, 0x11}, {0x21, 0x20}, {0x21, 4}, {0x21, 1},
+		{0x21, 0}, {0xa0, 0x11}, {0xa1, 0x28}, {0xa1, 2}, {0xa1, 1}, {0xa1, 0}};
+	for (unsigned i = 0; i < sizeof words / sizeof words[0]; i++)
+		out(words[i][0], 1, words[i][1]);
+}
+
+static void ticks_that_were_late_are_caught_up_one_interrupt_at_a_time(void **state)
+{
+	(void)state;
+	set_up_pic();
+	out(0x43, 1, 0x34);
+	out(0x40, 1, 0xa9);
+	out(0x40, 1, 0x04);
+	assert_false(pic_pending(&w->board.pic));
+	pit_tick(&w->board.pit, &w->env, 3);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_true(pic_pending(&w->board.pic));
+		assert_int_equal(board_acknowledge(&w->board, &w->env), 0x20);
+		assert_false(pic_pending(&w->board.pic)); /* in service */
+		out(0x20, 1, 0x20);
+	}
+	assert_false(pic_pending(&w->board.pic));
+}
+
+static void another_lines_interrupt_does_not_count_as_the_timers(void **state)
+{
+	(void)state;
+	set_up_pic();
+	out(0x43, 1, 0x34);
+	out(0x40, 1, 0xa9);
+	out(0x40, 1, 0x04);
+	out(0x21, 1, 0x01); /* the timer's line is masked */
+	pit_tick(&w->board.pit, &w->env, 2);
+	pic_set_line(&w->board.pic, IRQ_UART, true);
+	assert_int_equal(board_acknowledge(&w->board, &w->env), 0x20 + IRQ_UART);
+	pic_set_line(&w->board.pic, IRQ_UART, false);
+	out(0x20, 1, 0x20);
+	out(0x21, 1, 0);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(board_acknowledge(&w->board, &w->env), 0x20);
+		out(0x20, 1, 0x20);
+	}
+	assert_false(pic_pending(&w->board.pic));
+	/* With nothing pending the chip answers with its last line, and the timer is not asked. */
+	assert_int_equal(board_acknowledge(&w->board, &w->env), 0x27);
+	assert_false(pic_pending(&w->board.pic));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(
+			where_nothing_is_all_bits_read_one_and_writes_do_nothing, set_up,
+			tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_wide_access_is_one_to_each_of_the_ports_that_follow, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_byte_on_the_serial_line_is_an_output, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			the_machine_is_switched_off_by_a_wide_write_only, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			every_read_of_the_clock_asks_for_it_once, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			the_card_ends_where_its_registers_do, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			ticks_that_were_late_are_caught_up_one_interrupt_at_a_time, set_up,
+			tear_down),
+		cmocka_unit_test_setup_teardown(
+			another_lines_interrupt_does_not_count_as_the_timers, set_up, tear_down),
+	};
+	return !!cmocka_run_group_tests(tests, NULL, NULL);
+}
