@@ -15,7 +15,7 @@ output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 for test in "$@"; do
 	start=$(date +%s)
-	timeout "${TEST_SECONDS:-300}" "$test" >"$output" 2>&1
+	timeout "${TEST_SECONDS:-420}" "$test" >"$output" 2>&1
 	status=$?
 	p=$(grep -c '^ok ' "$output")
 	f=$(grep -c '^failed ' "$output")

@@ -44,7 +44,7 @@ process_state()
 {
 	local parent=''
 	STATE=''
-	{ read -r _ _ STATE parent _ <"/proc/${HOST_PID[$1]}/stat"; } 2>/dev/null
+	{ read -r _ _ STATE parent _ <"/proc/${HOST_PID[$1]:-none}/stat"; } 2>/dev/null
 	if [ "$parent" != $$ ] || [ "$STATE" = Z ]; then
 		STATE=''
 	fi
@@ -76,9 +76,12 @@ says()
 wait_end()
 {
 	local pid=${HOST_PID[$1]}
-	within "$2" has_ended "$1" || return
-	wait "$pid" 2>/dev/null
-	HOST_STATUS=$?
+	# The shell would report the death of a process of its own.
+	{
+		within "$2" has_ended "$1" || return
+		wait "$pid"
+		HOST_STATUS=$?
+	} 2>/dev/null
 	unset "HOST_PID[$1]"
 }
 
@@ -93,7 +96,7 @@ thaw()
 }
 
 # launch_side NAME TRAP ARGUMENT...: a side that is put on the bridge as soon as it has a tap. TRAP is
-# crash=POINT:N, freeze=POINT:N or nothing.
+# crash=POINT:N[:MS], freeze=POINT:N[:MS] or nothing.
 launch_side()
 {
 	local name=$1 crash='' freeze='' tap=dop$TAPS

@@ -38,7 +38,7 @@ try()
 	if "$@"; then
 		ok "$sentence"
 	else
-		failed "$sentence" "$WRONG" "$(head -n 20 "$LAB"/[ps]/log "$LAB/client/said")" \
+		failed "$sentence" "$WRONG" "$(head -n 20 "$LAB"/[ps]/log)" \
 			"see it again with: tests/integration/test_arbitration.sh '$sentence'"
 		mkdir "$LAB/failed$CASES_FAILED"
 		cp -r "$LAB"/[ps] "$LAB/client" "$LAB/failed$CASES_FAILED"
@@ -104,7 +104,7 @@ reigns()
 client_agrees()
 {
 	pause 0.3
-	finish_client || wrong "the client found: $(cat "$LAB/client/summary" "$LAB/client/said")"
+	finish_client || wrong "the client found: $(cat "$LAB/client/summary"; head -n 5 "$LAB/client/said")"
 }
 
 # nobody_answers SECONDS
@@ -314,7 +314,7 @@ taken_over_by_force()
 # A primary that stops at a point: the backup takes over, and what wakes up later must halt.
 primary_stops()
 {
-	pair_with_client "freeze=$1:$((100 + RANDOM % 60))" '' "$PATIENT" "$HASTY" --commit "$2" || return
+	pair_with_client "freeze=$1:$((100 + RANDOM % 60)):15" '' "$PATIENT" "$HASTY" --commit "$2" || return
 	within 10 is_frozen p || wrong "p has not come to $1" || return
 	succession
 }
@@ -338,7 +338,7 @@ succession()
 # A backup that stops: the primary goes on alone.
 backup_stops()
 {
-	pair_with_client '' "freeze=$1:$((20 + RANDOM % 60))" "$HASTY" "$PATIENT" || return
+	pair_with_client '' "freeze=$1:$((20 + RANDOM % 60)):15" "$HASTY" "$PATIENT" || return
 	within 10 is_frozen s || wrong "s has not come to $1" || return
 	succession_of_one
 }

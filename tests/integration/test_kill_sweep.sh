@@ -14,11 +14,11 @@
 #             new standby ready to take its place. A process learns at its start where it will die; one
 #             that dies as a primary joins when the one before it dies at once, so that its passings of
 #             the point begin with its first log. Never are both sides of a pair to die.
-#   hand      The points at which a side takes the generation while the other one lives: it is frozen
-#             until its peer, which suspects it, has died at the point, then thawed. Before
-#             link() the other goes on. Behind it the dead one holds the generation, and the other,
-#             which cannot know what its successor has already answered, must halt: the guest ends
-#             with it. That is what A1 asks for; the client must have seen nothing wrong even then.
+#   hand      A side dies with the next generation in its hand, while the other one, which it suspected,
+#             was only frozen, and is thawed then. It cannot know what its successor has already
+#             answered, and must halt: the guest is lost with the dead one. That is what A1 asks
+#             for (who dies before link() leaves the generation to the other: those are in the
+#             chain); what the client was answered has to be right even so.
 #   release   A primary dies before or behind the sending of an output, with a client that always has
 #             requests waiting. A new guest each time.
 #   clone     A primary without a backup dies before the last message of its clone. The guest is lost
@@ -72,10 +72,16 @@ await_kill()
 	died "$2" "$3"
 }
 
+client_found()
+{
+	echo "the client found: $(cat "$LAB/client/summary")"
+	head -n 5 "$LAB/client/said"
+}
+
 # The client's verdict: everything answered, nothing wrong.
 client_content()
 {
-	finish_client || bad "the client found: $(cat "$LAB/client/summary" "$LAB/client/said")"
+	finish_client || bad "$(client_found)"
 	echo "gap $(summary max_gap_ms)"
 }
 
@@ -83,7 +89,7 @@ client_content()
 client_unharmed()
 {
 	finish_client
-	[ "$(summary violations)" = 0 ] || bad "the client found: $(cat "$LAB/client/summary" "$LAB/client/said")"
+	[ "$(summary violations)" = 0 ] || bad "$(client_found)"
 }
 
 # ---- chain ----
@@ -352,7 +358,8 @@ verdict "no answer is lost, counted twice or taken back by the death of either s
 verdict "a side that dies with the next generation ends the guest: nobody else goes on" hand
 verdict "a clone without its last message never goes live" clone
 figures='' missed=''
-for point in $(grep -rhoE 'CRASH_POINT\("[^"]+"\)' base dataplane engine transport | cut -d'"' -f2 | sort -u) random; do
+points=$(grep -rhoE 'CRASH_POINT\("[^"]+"\)' base dataplane engine transport | cut -d'"' -f2 | sort -u)
+for point in $points random; do
 	primary=$(count "primary $point") backup=$(count "backup $point")
 	figures+=" $point=$primary+$backup"
 	[ $((primary + backup)) -gt 0 ] || missed+=" $point"

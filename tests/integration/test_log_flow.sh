@@ -92,7 +92,7 @@ launch recorded run --kernel "$BUILD/guests/hammer.elf" --append seconds=2 --rec
 check "a guest is recorded" ends_with recorded 0
 
 # A backup that stands still for less than the timeout.
-check "a pair with a ring of 1 MiB" make_pair --heartbeat-timeout 20000
+check "a pair with a ring of 1 MiB" make_pair --heartbeat-timeout 60000
 start_client --rate 200 --seconds 300 --deadline 60
 sleep 1
 most_lag=0

@@ -33,8 +33,7 @@ static void what_is_logged_makes_the_same_machine_again(void **state)
 	NEED_KVM();
 	struct tiny *t = tiny_busy(ROUNDS), *twin = tiny_twin(t);
 	tiny_record(t, RING);
-	tiny_start(t);
-	tiny_disturb(t);
+	tiny_run_disturbed(t);
 	assert_powered_off(t);
 	assert_printed(t, ROUNDS);
 
@@ -271,8 +270,7 @@ static void released_names_only_what_has_left(void **state)
 	NEED_KVM();
 	struct tiny *t = tiny_busy(ROUNDS);
 	tiny_record(t, RING);
-	tiny_start(t);
-	tiny_disturb(t);
+	tiny_run_disturbed(t);
 	struct log_reader reader = reader_of(t);
 	struct log_entry entry;
 	static uint64_t ends[65536];
