@@ -63,14 +63,15 @@ endef
 $(foreach f,$(FOLDERS),$(eval $(call folder_rules,$(f))))
 
 $(BUILD)/dataplane/port.o: ALL_CFLAGS += $(DPDK_CFLAGS)
-$(BUILD)/%.o: %.c | $(BUILD)/packages
+PACKAGES_READY := $(BUILD)/packages
+$(BUILD)/%.o: %.c | $(PACKAGES_READY)
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 # What the build needs of Debian's packages: installed for demo and check, only named otherwise.
 INSTALL := $(if $(filter demo check check-full bench,$(MAKECMDGOALS)),install,name)
-$(BUILD)/packages: packages.sh
+$(PACKAGES_READY): packages.sh
 	@mkdir -p $(@D)
 	$(Q)./packages.sh $(INSTALL)
 	@touch $@

@@ -30,12 +30,12 @@ $(BUILD)/guests/%.elf: tests/guests/guest.ld
 	$(call say,LD,$@)
 	$(Q)$(CC) $(GUEST_CFLAGS) $(GUEST_LDFLAGS) -o $@ $(filter %.o,$^)
 
-$(BUILD)/guests/%.o: tests/guests/%.c
+$(BUILD)/guests/%.o: tests/guests/%.c | $(PACKAGES_READY)
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/guests/%.o: tests/guests/%.S
+$(BUILD)/guests/%.o: tests/guests/%.S | $(PACKAGES_READY)
 	$(call say,AS,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
