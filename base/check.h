@@ -15,5 +15,5 @@
 			check_failed(#invariant, #condition, __FILE__, __LINE__, __VA_ARGS__);     \
 	} while (0)
 
-_Noreturn void check_failed(const char *invariant, const char *condition, const char *file, int line,
-	const char *format, ...) __attribute__((format(printf, 5, 6), cold));
+_Noreturn void check_failed(const char *invariant, const char *condition, const char *file,
+	int line, const char *format, ...) __attribute__((format(printf, 5, 6), cold));

@@ -20,4 +20,5 @@ void announce_learn(struct announce *announce, const void *frame, size_t length)
 
 #define ANNOUNCE_FRAME 60
 /* Builds the `number`th announcement frame (0: RARP, 1: gratuitous ARP); false when there is none. */
-bool announce_frame(const struct announce *announce, unsigned number, uint8_t frame[ANNOUNCE_FRAME]);
+bool announce_frame(
+	const struct announce *announce, unsigned number, uint8_t frame[ANNOUNCE_FRAME]);

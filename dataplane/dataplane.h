@@ -40,8 +40,8 @@ struct dataplane;
 
 /* `port` may be NULL (no network). Owns none of its arguments. Starts the thread with every signal
  * blocked but those that the port's driver uses. */
-int dataplane_start(struct dataplane **out, struct port *port, struct hold *net, struct hold *console,
-	const struct dataplane_user *user) MUST_CHECK;
+int dataplane_start(struct dataplane **out, struct port *port, struct hold *net,
+	struct hold *console, const struct dataplane_user *user) MUST_CHECK;
 
 /* Live: frames are taken in and outputs sent. Not live: frames are received and thrown away, and an
  * output that is covered is dropped, since it has left elsewhere (O3). Through dataplane_call only. */

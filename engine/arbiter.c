@@ -17,7 +17,8 @@
 #include <unistd.h>
 
 #define NAME_SIZE                                                                                  \
-	(ARBITER_NAME_MAX + 48) /* "<vm>.gen-<20 digits>", "<vm>.tmp-<32 digits>.link"             \
+	(ARBITER_NAME_MAX +                                                                        \
+		48) /* "<vm>.gen-<20 digits>", "<vm>.tmp-<32 digits>.link"             \
 				 */
 #define LINE_SIZE 512
 #define TAG_DIGITS 32
@@ -241,7 +242,8 @@ static int write_temporary(const struct view *view, uint64_t generation, struct 
 		openat(view->fd, arbiter->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return fail(errno,
-			"cannot write into the arbiter's directory %s: %s; let this process make files there",
+			"cannot write into the arbiter's directory %s: %s; let this process make "
+			"files there",
 			arbiter->path, strerror(errno));
 	int rc = 0;
 	errno = 0;
@@ -479,7 +481,8 @@ int arbiter_open(struct arbiter **out, const char *address, const char *vm)
 	int pin = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (pin < 0)
 		return fail(errno,
-			"cannot use %s as the arbiter's directory: %s; make it, where both hosts see it",
+			"cannot use %s as the arbiter's directory: %s; make it, where both hosts "
+			"see it",
 			path, strerror(errno));
 
 	struct arbiter *arbiter = calloc(1, sizeof *arbiter + strlen(path) + 1);

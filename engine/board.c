@@ -70,8 +70,8 @@ uint32_t board_port_read(struct board *board, struct device_env *env, uint16_t p
 	return value;
 }
 
-void board_port_write(struct board *board, struct device_env *env, uint16_t port, unsigned size,
-	uint32_t value)
+void board_port_write(
+	struct board *board, struct device_env *env, uint16_t port, unsigned size, uint32_t value)
 {
 	if (port == PORT_POWER && size >= 2) {
 		board->power_off = 1;
@@ -86,7 +86,8 @@ void board_mmio_read(struct board *board, struct device_env *env, uint64_t addre
 	uint8_t bytes[8])
 {
 	uint64_t value = UINT64_MAX;
-	if (address >= MMIO_NET && size <= MMIO_NET_SIZE && address - MMIO_NET <= MMIO_NET_SIZE - size)
+	if (address >= MMIO_NET && size <= MMIO_NET_SIZE &&
+		address - MMIO_NET <= MMIO_NET_SIZE - size)
 		value = virtio_net_read(&board->net, env, (uint32_t)(address - MMIO_NET), size);
 	else if (address == MMIO_CLOCK && (size == 8 || size == 4))
 		value = env->clock(env);
@@ -100,7 +101,8 @@ void board_mmio_write(struct board *board, struct device_env *env, uint64_t addr
 {
 	uint64_t value = 0;
 	memcpy(&value, bytes, size <= 8 ? size : 8);
-	if (address >= MMIO_NET && size <= MMIO_NET_SIZE && address - MMIO_NET <= MMIO_NET_SIZE - size)
+	if (address >= MMIO_NET && size <= MMIO_NET_SIZE &&
+		address - MMIO_NET <= MMIO_NET_SIZE - size)
 		virtio_net_write(&board->net, env, (uint32_t)(address - MMIO_NET), size, value);
 }
 

@@ -12,15 +12,16 @@ struct board {
 	struct pit pit;
 	struct uart uart;
 	struct virtio_net net;
-	uint32_t power_off, power_value; /* the guest has switched the machine off, with this value */
+	uint32_t power_off,
+		power_value; /* the guest has switched the machine off, with this value */
 };
 
 void board_reset(struct board *board, const uint8_t mac[6]);
 
 /* Port accesses of 1, 2 or 4 bytes; MMIO accesses of 1 to 8 bytes, in the guest's byte order. */
 uint32_t board_port_read(struct board *board, struct device_env *env, uint16_t port, unsigned size);
-void board_port_write(struct board *board, struct device_env *env, uint16_t port, unsigned size,
-	uint32_t value);
+void board_port_write(
+	struct board *board, struct device_env *env, uint16_t port, unsigned size, uint32_t value);
 void board_mmio_read(struct board *board, struct device_env *env, uint64_t address, unsigned size,
 	uint8_t bytes[8]);
 void board_mmio_write(struct board *board, struct device_env *env, uint64_t address, unsigned size,

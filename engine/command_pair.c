@@ -40,8 +40,8 @@ static void on_status(void *context, json_t *status)
 	if (session && pair->role == ROLE_PRIMARY) {
 		uint64_t flushed = atomic_load(&pair->host.live.flushed);
 		uint64_t replayed = session_replayed(session);
-		json_object_set_new(
-			status, "commit", json_string(session->commit == ACK_REPLAYED ? "replayed" : "received"));
+		json_object_set_new(status, "commit",
+			json_string(session->commit == ACK_REPLAYED ? "replayed" : "received"));
 		put(status, "session", session->id);
 		put(status, "ring_bytes", session->ring);
 		put(status, "log_bytes", flushed);
@@ -52,7 +52,8 @@ static void on_status(void *context, json_t *status)
 		put_ms(status, "clone_ms", session->clone_ns);
 	}
 	if (session && (pair->role == ROLE_BACKUP || pair->role == ROLE_LIVE)) {
-		uint64_t limit = atomic_load(&pair->replay.limit), applied = atomic_load(&pair->replay.applied);
+		uint64_t limit = atomic_load(&pair->replay.limit),
+			 applied = atomic_load(&pair->replay.applied);
 		put(status, "session", session->id);
 		put(status, "received_bytes", limit);
 		put(status, "replayed_bytes", applied);
@@ -64,10 +65,13 @@ static void on_status(void *context, json_t *status)
 		json_t *failover = json_object();
 		put(failover, "count", pair->failover.count);
 		json_object_set_new(failover, "why", json_string(pair->failover.why));
-		put_ms(failover, "silence_ms", pair->failover.suspected_ns - pair->failover.heard_ns);
-		put_ms(failover, "replay_ms", pair->failover.drained_ns - pair->failover.suspected_ns);
+		put_ms(failover, "silence_ms",
+			pair->failover.suspected_ns - pair->failover.heard_ns);
+		put_ms(failover, "replay_ms",
+			pair->failover.drained_ns - pair->failover.suspected_ns);
 		put_ms(failover, "arbiter_ms", pair->failover.live_ns - pair->failover.drained_ns);
-		json_object_set_new(failover, "live_at", json_real(unix_time(pair->failover.live_ns)));
+		json_object_set_new(
+			failover, "live_at", json_real(unix_time(pair->failover.live_ns)));
 		json_object_set_new(status, "failover", failover);
 	}
 }
@@ -84,13 +88,14 @@ static int hold_generation(struct pair *pair)
 		return error;
 	if (newest > 0 && !config->take_over)
 		return fail(EALREADY,
-			"VM %s has run before (generation %" PRIu64 " in %s); if nobody runs it now, start with --take-over",
+			"VM %s has run before (generation %" PRIu64
+			" in %s); if nobody runs it now, start with --take-over",
 			config->name, newest, config->arbiter);
 	enum arbiter_verdict verdict = arbiter_take(pair->arbiter, newest + 1);
 	if (verdict != ARBITER_WON)
 		return fail(verdict == ARBITER_LOST ? EALREADY : EIO,
-			"generation %" PRIu64 " of VM %s could not be had: %s", newest + 1, config->name,
-			fail_message());
+			"generation %" PRIu64 " of VM %s could not be had: %s", newest + 1,
+			config->name, fail_message());
 	pair->generation = newest + 1;
 	return 0;
 }
@@ -162,7 +167,8 @@ static int run_pair(struct pair *pair)
 	if (!error)
 		error = arbiter_open(&pair->arbiter, config->arbiter, config->name);
 	if (!error)
-		error = config->command == COMMAND_PRIMARY ? begin_primary(pair) : begin_standby(pair);
+		error = config->command == COMMAND_PRIMARY ? begin_primary(pair)
+							   : begin_standby(pair);
 	if (error)
 		return command_failed(error);
 	pair->tick_ns = now_ns();
@@ -177,8 +183,11 @@ int command_pair(const struct config *config)
 	struct pair *pair = calloc(1, sizeof *pair);
 	if (!pair)
 		return command_failed(fail(ENOMEM, "no memory"));
-	const struct host_events events = {
-		.woken = pair_woken, .leave = pair_leave, .stop = pair_stop, .status = on_status, .context = pair};
+	const struct host_events events = {.woken = pair_woken,
+		.leave = pair_leave,
+		.stop = pair_stop,
+		.status = on_status,
+		.context = pair};
 	int error = host_open(&pair->host, config, &events);
 	int status = error ? command_failed(error) : run_pair(pair);
 	if (!error) {

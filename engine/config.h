@@ -9,33 +9,42 @@
 
 /* Exit statuses of every command; --help lists them, in this order. */
 enum exit_status {
-	STATUS_OK,        /* ended in order */
-	STATUS_HOST,      /* the host failed: KVM, a permission, memory, a file, the network */
-	STATUS_USAGE,     /* bad option, argument, file name or kernel, or an address in use; nothing was started */
+	STATUS_OK,   /* ended in order */
+	STATUS_HOST, /* the host failed: KVM, a permission, memory, a file, the network */
+	STATUS_USAGE, /* bad option, argument, file name or kernel, or an address in use; nothing was started */
 	STATUS_DIFFERS,   /* a replay or a backup diverged from its log */
 	STATUS_RECORDING, /* not a recording, damaged, or cut short */
 	STATUS_DEPOSED,   /* another process holds the VM's generation: this one has halted */
 	STATUS_REFUSED,   /* the VM has run before, or the peer does not fit: nothing was started */
-	STATUS_GUEST,     /* the guest ended badly: triple fault, halt with interrupts off, power-off value not 0 */
-	STATUS_NONE,      /* no process runs that VM here */
+	STATUS_GUEST, /* the guest ended badly: triple fault, halt with interrupts off, power-off value not 0 */
+	STATUS_NONE, /* no process runs that VM here */
 };
 
 #define MEMORY_DEFAULT (16u << 20) /* bytes of guest memory */
 
-enum command { COMMAND_RUN, COMMAND_STANDBY, COMMAND_PRIMARY, COMMAND_REPLAY, COMMAND_DUMP, COMMAND_STATUS, COMMAND_STOP, COMMANDS };
+enum command {
+	COMMAND_RUN,
+	COMMAND_STANDBY,
+	COMMAND_PRIMARY,
+	COMMAND_REPLAY,
+	COMMAND_DUMP,
+	COMMAND_STATUS,
+	COMMAND_STOP,
+	COMMANDS
+};
 
 struct config {
 	enum command command;
-	const char *name;      /* of the VM */
+	const char *name; /* of the VM */
 	const char *kernel, *append, *net, *console, *record, *file;
-	const char *standby;   /* address of the standby to protect with */
-	const char *listen;    /* address to wait at */
+	const char *standby; /* address of the standby to protect with */
+	const char *listen;  /* address to wait at */
 	const char *arbiter;
 	const char *heartbeat; /* local address for heartbeats */
 	uint64_t memory;       /* bytes; 0: not given */
 	uint64_t ring;         /* bytes of log */
 	enum ack_counter commit;
-	unsigned timeout_ms;   /* heartbeats */
+	unsigned timeout_ms; /* heartbeats */
 	bool take_over, json;
 	uint8_t mac[6];
 };

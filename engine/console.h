@@ -18,7 +18,8 @@ struct event_base;
 /* `input` is called on the event loop with what a person typed; returns how much was taken, the rest
  * is lost as on a serial line. `where` is "-", "unix:PATH" or NULL for none. */
 int console_open(struct console **out, const char *where, struct event_base *base,
-	size_t (*input)(void *context, const uint8_t *bytes, size_t count), void *context) MUST_CHECK;
+	size_t (*input)(void *context, const uint8_t *bytes, size_t count),
+	void *context) MUST_CHECK;
 
 /* Dataplane thread. Returns how many bytes are done with; 0: later. */
 size_t console_write(struct console *console, const void *bytes, size_t length);

@@ -15,9 +15,10 @@
  */
 #define LEAF1_EDX                                                                                  \
 	(1u << 0 /* FPU */ | 1u << 3 /* PSE */ | 1u << 5 /* MSR */ | 1u << 6 /* PAE */ |           \
-		1u << 8 /* CX8 */ | 1u << 11 /* SEP */ | 1u << 13 /* PGE */ | 1u << 15 /* CMOV */ | \
-		1u << 16 /* PAT */ | 1u << 17 /* PSE36 */ | 1u << 19 /* CLFSH */ |                 \
-		1u << 23 /* MMX */ | 1u << 24 /* FXSR */ | 1u << 25 /* SSE */ | 1u << 26 /* SSE2 */)
+		1u << 8 /* CX8 */ | 1u << 11 /* SEP */ | 1u << 13 /* PGE */ |                      \
+		1u << 15 /* CMOV */ | 1u << 16 /* PAT */ | 1u << 17 /* PSE36 */ |                  \
+		1u << 19 /* CLFSH */ | 1u << 23 /* MMX */ | 1u << 24 /* FXSR */ |                  \
+		1u << 25 /* SSE */ | 1u << 26 /* SSE2 */)
 #define LEAF1_ECX                                                                                  \
 	(1u << 0 /* SSE3 */ | 1u << 9 /* SSSE3 */ | 1u << 13 /* CX16 */ | 1u << 19 /* SSE4.1 */ |  \
 		1u << 20 /* SSE4.2 */ | 1u << 23 /* POPCNT */)
@@ -27,11 +28,10 @@
 #define EXT1_ECX (1u << 0 /* LAHF */)
 
 const uint32_t cpu_model_msrs[] = {
-	0x00000174, 0x00000175, 0x00000176,             /* SYSENTER */
-	0x00000277,                                     /* PAT */
-	MSR_EFER,
-	0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, /* STAR, LSTAR, CSTAR, FMASK */
-	0xc0000100, 0xc0000101, 0xc0000102,             /* FS, GS and kernel GS base */
+	0x00000174, 0x00000175, 0x00000176,                       /* SYSENTER */
+	0x00000277,                                               /* PAT */
+	MSR_EFER, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, /* STAR, LSTAR, CSTAR, FMASK */
+	0xc0000100, 0xc0000101, 0xc0000102,                       /* FS, GS and kernel GS base */
 };
 const unsigned cpu_model_msr_count = sizeof cpu_model_msrs / sizeof cpu_model_msrs[0];
 
@@ -48,11 +48,13 @@ static int require(const char *what, uint32_t wanted, uint32_t supported)
 	if ((wanted & ~supported) == 0)
 		return 0;
 	return fail(ENOTSUP,
-		"this host's KVM lacks part of the CPU model (%s bits %#x); Doppel needs an x86-64 CPU",
+		"this host's KVM lacks part of the CPU model (%s bits %#x); Doppel needs an x86-64 "
+		"CPU",
 		what, wanted & ~supported);
 }
 
-static int supported_leaves(int kvm_fd, struct kvm_cpuid_entry2 *one, struct kvm_cpuid_entry2 *extended)
+static int supported_leaves(
+	int kvm_fd, struct kvm_cpuid_entry2 *one, struct kvm_cpuid_entry2 *extended)
 {
 	const unsigned room = 256;
 	struct kvm_cpuid2 *all = calloc(1, sizeof *all + room * sizeof all->entries[0]);
@@ -61,7 +63,8 @@ static int supported_leaves(int kvm_fd, struct kvm_cpuid_entry2 *one, struct kvm
 	all->nent = room;
 	int error = 0;
 	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, all) < 0) {
-		error = fail(errno, "KVM does not tell the CPU features it supports: %s", strerror(errno));
+		error = fail(errno, "KVM does not tell the CPU features it supports: %s",
+			strerror(errno));
 		goto out;
 	}
 	for (unsigned i = 0; i < all->nent; i++) {
@@ -99,7 +102,7 @@ int cpu_model_build(struct cpu_model *model, int kvm_fd)
 	leaf->ebx = vendor[0], leaf->edx = vendor[1], leaf->ecx = vendor[2];
 	leaf = add(model, 1);
 	leaf->eax = signature;
-	leaf->ebx = 8u << 8; /* CLFLUSH: 64 bytes */
+	leaf->ebx = 8u << 8;             /* CLFLUSH: 64 bytes */
 	leaf->ecx = LEAF1_ECX & one.ecx; /* a KVM in software may have less; the digest tells */
 	leaf->edx = LEAF1_EDX;
 	leaf = add(model, 7);
@@ -126,8 +129,8 @@ int cpu_model_build(struct cpu_model *model, int kvm_fd)
 	if (family == 15)
 		family += (signature >> 20) & 255u;
 	number |= (signature >> 12) & 0xf0u;
-	snprintf(model->name, sizeof model->name, "%.12s family %u model %u", (const char *)vendor, family,
-		number);
+	snprintf(model->name, sizeof model->name, "%.12s family %u model %u", (const char *)vendor,
+		family, number);
 	model->digest = XXH3_64bits(&model->cpuid, sizeof model->cpuid);
 	return 0;
 }

@@ -21,7 +21,8 @@ struct device_env {
 	uint64_t (*clock)(struct device_env *env);
 	/* Sends something to the outside: copied at once (O4), held until the log covers it. Never fails;
 	 * it may make the vCPU wait. A frame is at most OUTPUT_MAX bytes. */
-	void (*output)(struct device_env *env, enum output_device device, const void *bytes, size_t length);
+	void (*output)(struct device_env *env, enum output_device device, const void *bytes,
+		size_t length);
 	/* Sets the level of an interrupt line of the PIC, 0 to 15. */
 	void (*irq)(struct device_env *env, unsigned line, bool level);
 };

@@ -10,7 +10,8 @@
 static uint64_t hash_registers(uint64_t seed, const struct kvm_sync_regs *r)
 {
 	const struct kvm_sregs *s = &r->sregs;
-	const struct kvm_segment *segments[] = {&s->cs, &s->ds, &s->es, &s->fs, &s->gs, &s->ss, &s->tr, &s->ldt};
+	const struct kvm_segment *segments[] = {
+		&s->cs, &s->ds, &s->es, &s->fs, &s->gs, &s->ss, &s->tr, &s->ldt};
 	uint64_t words[10 + 8 * 2];
 	unsigned n = 0;
 	words[n++] = s->cr0;

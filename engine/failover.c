@@ -27,13 +27,14 @@ static bool won(struct pair *pair)
 		pair->told_unknown = false;
 		return true;
 	case ARBITER_LOST:
-		say("deposed: the other side holds generation %" PRIu64 " of VM %s; halting", pair->generation + 1,
-			pair->host.config->name);
+		say("deposed: the other side holds generation %" PRIu64 " of VM %s; halting",
+			pair->generation + 1, pair->host.config->name);
 		pair_halt(pair, STATUS_DEPOSED);
 		return false;
 	default:
 		if (!pair->told_unknown)
-			say("the arbiter does not answer, so nothing may leave yet: %s", fail_message());
+			say("the arbiter does not answer, so nothing may leave yet: %s",
+				fail_message());
 		pair->told_unknown = true;
 		return false;
 	}
@@ -135,7 +136,8 @@ void failover_take_over(struct pair *pair)
 	pair_drop_session(pair);
 	role_change(&pair->role, ROLE_SOLO);
 	CRASH_POINT("live.after");
-	say("live as generation %" PRIu64 ": silence %.1f ms, replay of the rest %.1f ms, arbiter and release %.1f ms",
+	say("live as generation %" PRIu64
+	    ": silence %.1f ms, replay of the rest %.1f ms, arbiter and release %.1f ms",
 		pair->generation,
 		(double)(pair->failover.suspected_ns - pair->failover.heard_ns) / 1e6,
 		(double)(pair->failover.drained_ns - pair->failover.suspected_ns) / 1e6,

@@ -108,7 +108,8 @@ static int look_up(
 	int error = getaddrinfo(host, service, &hints, &found);
 	if (error != 0)
 		return fail(error == EAI_SYSTEM ? errno : EADDRNOTAVAIL,
-			"cannot find the heartbeat address %s: %s; check --heartbeat", host ? host : "*",
+			"cannot find the heartbeat address %s: %s; check --heartbeat",
+			host ? host : "*",
 			error == EAI_SYSTEM ? strerror(errno) : gai_strerror(error));
 	*out = (struct heartbeat_peer){.length = found->ai_addrlen};
 	memcpy(&out->address, found->ai_addr, found->ai_addrlen);
@@ -134,7 +135,8 @@ int heartbeat_open(const char *host, uint16_t *port)
 		return fail(errno, "cannot make a UDP socket for heartbeats: %s", strerror(errno));
 	if (bind(fd, (struct sockaddr *)&local.address, local.length) < 0) {
 		rc = fail(errno,
-			"cannot bind heartbeats to %s, port %u: %s; give an address of this host with --heartbeat",
+			"cannot bind heartbeats to %s, port %u: %s; give an address of this host "
+			"with --heartbeat",
 			host ? host : "*", *port, strerror(errno));
 		goto close_socket;
 	}

@@ -82,17 +82,18 @@ static json_t *status(void *context)
 	const struct config *config = host->config;
 	json_t *answer = json_pack("{s:s, s:i}", "vm", config->name, "pid", (int)getpid());
 	if (host->has_machine) {
-		json_object_set_new(answer, "exits", json_integer((json_int_t)atomic_load(&host->machine.exits_shown)));
-		json_object_set_new(
-			answer, "interrupts", json_integer((json_int_t)atomic_load(&host->machine.interrupts_shown)));
+		json_object_set_new(answer, "exits",
+			json_integer((json_int_t)atomic_load(&host->machine.exits_shown)));
+		json_object_set_new(answer, "interrupts",
+			json_integer((json_int_t)atomic_load(&host->machine.interrupts_shown)));
 	}
 	uint64_t held = hold_waiting(host->hold[0]) + hold_waiting(host->hold[1]);
 	json_object_set_new(answer, "held_outputs", json_integer((json_int_t)held));
 	struct dataplane_counters c = dataplane_counters(host->dataplane);
 	json_object_set_new(answer, "network",
-		json_pack("{s:I, s:I, s:I, s:I, s:I}", "rx_frames", (json_int_t)c.rx_frames, "rx_bytes",
-			(json_int_t)c.rx_bytes, "rx_dropped", (json_int_t)c.rx_dropped, "tx_frames",
-			(json_int_t)c.tx_frames, "tx_bytes", (json_int_t)c.tx_bytes));
+		json_pack("{s:I, s:I, s:I, s:I, s:I}", "rx_frames", (json_int_t)c.rx_frames,
+			"rx_bytes", (json_int_t)c.rx_bytes, "rx_dropped", (json_int_t)c.rx_dropped,
+			"tx_frames", (json_int_t)c.tx_frames, "tx_bytes", (json_int_t)c.tx_bytes));
 	host->events.status(host->events.context, answer);
 	return answer;
 }
@@ -119,8 +120,8 @@ static int open_events(struct host *host)
 	host->on_term = evsignal_new(host->base, SIGTERM, on_signal, host);
 	host->on_int = evsignal_new(host->base, SIGINT, on_signal, host);
 	host->on_wake = event_new(host->base, -1, EV_PERSIST, on_wake, host);
-	if (!host->on_term || !host->on_int || !host->on_wake || evsignal_add(host->on_term, NULL) < 0 ||
-		evsignal_add(host->on_int, NULL) < 0)
+	if (!host->on_term || !host->on_int || !host->on_wake ||
+		evsignal_add(host->on_term, NULL) < 0 || evsignal_add(host->on_int, NULL) < 0)
 		return fail(ENOMEM, "cannot watch for signals");
 	return 0;
 }
@@ -140,7 +141,8 @@ int host_open(struct host *host, const struct config *config, const struct host_
 	if (!error)
 		error = hold_create(&host->hold[OUTPUT_CONSOLE], HOLD_CONSOLE);
 	if (!error)
-		error = console_open(&host->console, config->console, host->base, from_console, host);
+		error = console_open(
+			&host->console, config->console, host->base, from_console, host);
 	if (!error && config->net)
 		error = port_open(&host->port, config->net);
 	const struct dataplane_user user = {
@@ -310,7 +312,8 @@ int host_verdict(const struct host *host)
 			say("the guest died of a triple fault at rip %#llx",
 				(unsigned long long)m->vcpu.run->s.regs.regs.rip);
 		else
-			say("the guest halted with interrupts off at rip %#llx: nothing can wake it",
+			say("the guest halted with interrupts off at rip %#llx: nothing can wake "
+			    "it",
 				(unsigned long long)m->vcpu.run->s.regs.regs.rip);
 		return STATUS_GUEST;
 	case MACHINE_DIVERGED:

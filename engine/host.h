@@ -26,9 +26,9 @@ struct commit {
 
 /* What a command does when something happens; all on the control thread. */
 struct host_events {
-	void (*woken)(void *context);   /* somebody called host_wake */
-	void (*leave)(void *context);   /* SIGTERM or SIGINT: this process should end in order */
-	void (*stop)(void *context);    /* `doppel stop`: the VM should end in order */
+	void (*woken)(void *context); /* somebody called host_wake */
+	void (*leave)(void *context); /* SIGTERM or SIGINT: this process should end in order */
+	void (*stop)(void *context);  /* `doppel stop`: the VM should end in order */
 	void (*status)(void *context, json_t *status); /* adds to what host_status knows */
 	void *context;
 };
@@ -51,7 +51,8 @@ struct host {
 };
 
 /* Opens what needs no machine: console, port, holds, control socket, the dataplane (not live). */
-int host_open(struct host *host, const struct config *config, const struct host_events *events) MUST_CHECK;
+int host_open(struct host *host, const struct config *config,
+	const struct host_events *events) MUST_CHECK;
 /* Makes the machine, with empty memory, and joins it to the rest. */
 int host_make_machine(struct host *host, uint64_t memory, const uint8_t mac[6]) MUST_CHECK;
 /* Takes a machine apart that has not been started. */

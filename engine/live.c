@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define FRAME_BURST 32u
-#define FRAME_MIN 14u /* an Ethernet header */
+#define FRAME_MIN 14u      /* an Ethernet header */
 #define WAIT_NS 200000u    /* for room in the log */
 #define IDLE_NS 100000000u /* halted without a timer; every wake-up comes by the bell */
 
@@ -23,8 +23,6 @@ static uint64_t guest_now(struct live *live)
 		live->newest_ns = now;
 	return live->newest_ns;
 }
-
-
 
 static void hand_over(struct machine *m)
 {
@@ -63,15 +61,15 @@ static void flush(struct machine *m, position left)
 		return;
 	uint32_t word = digest_word(&m->digest);
 	uint64_t gone = released(m);
-	if (gone > live->told_released &&
-		log_writer_append(live->log, LOG_RELEASED, m->digest.at, word, &gone, sizeof gone, NULL) == 0)
+	if (gone > live->told_released && log_writer_append(live->log, LOG_RELEASED, m->digest.at,
+						  word, &gone, sizeof gone, NULL) == 0)
 		live->told_released = gone;
 	bool beat = atomic_exchange_explicit(&live->beat_wanted, false, memory_order_relaxed);
 	bool news = left > live->told_left;
 	if (!news)
 		left = live->told_left;
-	if ((news || beat) &&
-		log_writer_append(live->log, LOG_MARK, m->digest.at, word, &left, sizeof left, NULL) == 0)
+	if ((news || beat) && log_writer_append(live->log, LOG_MARK, m->digest.at, word, &left,
+				      sizeof left, NULL) == 0)
 		live->told_left = left;
 	hand_over(m);
 }
@@ -81,19 +79,20 @@ static void flush(struct machine *m, position left)
  * and not the log (L3), and while a broken log's fate is being decided. False when the machine has
  * ended: then nothing may be applied. `end` is 0 when nothing is logged.
  */
-static bool append(struct machine *m, enum log_kind kind, const void *payload, uint32_t length, uint64_t *end)
+static bool append(
+	struct machine *m, enum log_kind kind, const void *payload, uint32_t length, uint64_t *end)
 {
 	struct live *live = m->live;
 	*end = 0;
 	while (live->log && !machine_ended(m)) {
 		uint32_t watched = machine_watch(m);
 		int error = live->broken ? -EAGAIN
-					 : log_writer_append(live->log, kind, m->exits, machine_digest(m), payload,
-						   length, end);
+					 : log_writer_append(live->log, kind, m->exits,
+						   machine_digest(m), payload, length, end);
 		if (error == 0)
 			return true;
-		CHECK(D2, error == -EAGAIN, "the log refuses %s of %u bytes: %s", log_kind_name(kind), length,
-			fail_message());
+		CHECK(D2, error == -EAGAIN, "the log refuses %s of %u bytes: %s",
+			log_kind_name(kind), length, fail_message());
 		flush(m, m->exits);
 		machine_wait(m, watched, WAIT_NS);
 	}
@@ -121,8 +120,6 @@ struct log_writer *live_end_log(struct machine *m)
 	m->live->broken = false;
 	return log;
 }
-
-
 
 static void take_ticks(struct machine *m, uint64_t now)
 {
@@ -155,7 +152,8 @@ static void take_keys(struct machine *m)
 {
 	uint8_t bytes[256];
 	size_t room = uart_room(&m->board.uart);
-	size_t count = byte_queue_take(&m->live->keys, bytes, room < sizeof bytes ? room : sizeof bytes);
+	size_t count =
+		byte_queue_take(&m->live->keys, bytes, room < sizeof bytes ? room : sizeof bytes);
 	uint64_t end;
 	if (count > 0 && append(m, LOG_CONSOLE_RX, bytes, (uint32_t)count, &end))
 		uart_receive(&m->board.uart, &m->env, bytes, count);
@@ -199,18 +197,18 @@ static uint64_t live_clock(struct machine *m)
 	return append(m, LOG_CLOCK, &now, sizeof now, &end) ? now : 0;
 }
 
-
-
-static void live_output(struct machine *m, enum output_device device, const struct output_group *group)
+static void live_output(
+	struct machine *m, enum output_device device, const struct output_group *group)
 {
 	struct live *live = m->live;
-	struct log_output output = {.device = device, .count = group->count, .digest = group->digest};
+	struct log_output output = {
+		.device = device, .count = group->count, .digest = group->digest};
 	uint64_t end;
 	/* A machine that ends here leaves its output unsealed: nobody will ever see it. */
 	if (!append(m, LOG_OUTPUT, &output, sizeof output, &end))
 		return;
-	CHECK(O1, (end == 0) == (live->session == SESSION_ALONE), "an output of session %u ends at LSN %llu",
-		live->session, (unsigned long long)end);
+	CHECK(O1, (end == 0) == (live->session == SESSION_ALONE),
+		"an output of session %u ends at LSN %llu", live->session, (unsigned long long)end);
 	live->sealed[device] = end;
 	if (device == OUTPUT_NET)
 		live->flush_wanted = true;
@@ -261,8 +259,8 @@ void live_stop(struct machine *m)
 		return;
 	/* Without room there is no waiting here: whoever follows the log sees us gone all the same. */
 	if (live->log && !live->broken &&
-		log_writer_append(live->log, LOG_END, m->digest.at, digest_word(&m->digest), &ending,
-			sizeof ending, NULL) == 0)
+		log_writer_append(live->log, LOG_END, m->digest.at, digest_word(&m->digest),
+			&ending, sizeof ending, NULL) == 0)
 		hand_over(m);
 	m->end_reason = LOG_END_STOPPED;
 	machine_end(m, MACHINE_STOPPED, NULL);

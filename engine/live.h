@@ -26,8 +26,9 @@ struct live {
 	struct frame_queue frames;
 	struct byte_queue keys;
 
-	_Atomic uint64_t flushed;   /* LSN up to which the log has been handed over; any thread reads */
-	_Atomic bool beat_wanted;   /* somebody wants a sign of life in the log */
+	_Atomic uint64_t
+		flushed; /* LSN up to which the log has been handed over; any thread reads */
+	_Atomic bool beat_wanted;            /* somebody wants a sign of life in the log */
 	void (*outputs_wait)(void *context); /* something was sealed; wakes the dataplane */
 	void *context;
 };

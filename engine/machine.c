@@ -14,8 +14,6 @@ struct machine_call {
 	void *argument;
 };
 
-
-
 static struct machine *machine_of(struct device_env *env)
 {
 	return (struct machine *)env;
@@ -41,14 +39,15 @@ static void close_group(struct machine *m, enum output_device device)
 	m->source->output(m, device, &group);
 }
 
-static void env_output(struct device_env *env, enum output_device device, const void *bytes, size_t length)
+static void env_output(
+	struct device_env *env, enum output_device device, const void *bytes, size_t length)
 {
 	struct machine *m = machine_of(env);
 	struct output_group *group = &m->group[device];
 	CHECK(D3, length <= OUTPUT_MAX, "an output of %zu bytes", length);
 	/* Room for the whole group before its first output, so that nothing is ever half put. */
-	while (group->count == 0 &&
-		!hold_has_room(m->hold[device], OUTPUT_GROUP_COUNT, OUTPUT_GROUP_BYTES + OUTPUT_MAX)) {
+	while (group->count == 0 && !hold_has_room(m->hold[device], OUTPUT_GROUP_COUNT,
+					    OUTPUT_GROUP_BYTES + OUTPUT_MAX)) {
 		uint32_t watched = machine_watch(m);
 		m->source->flush(m);
 		if (!machine_wait(m, watched, 200000))
@@ -63,8 +62,6 @@ static void env_output(struct device_env *env, enum output_device device, const 
 	if (group->count == OUTPUT_GROUP_COUNT || group->bytes >= OUTPUT_GROUP_BYTES)
 		close_group(m, device);
 }
-
-
 
 static void serve_port(struct machine *m, struct kvm_run *run)
 {
@@ -96,7 +93,8 @@ static void serve(struct machine *m, int reason)
 {
 	struct kvm_run *run = m->vcpu.run;
 	if (!position_counts(reason)) {
-		machine_end(m, MACHINE_FAILED, "the guest cannot go on: KVM exit %d (%u) at rip %#llx", reason,
+		machine_end(m, MACHINE_FAILED,
+			"the guest cannot go on: KVM exit %d (%u) at rip %#llx", reason,
 			reason == KVM_EXIT_INTERNAL_ERROR ? run->internal.suberror : 0,
 			(unsigned long long)run->s.regs.regs.rip);
 		return;
@@ -168,8 +166,6 @@ static void interrupt(struct machine *m)
 	atomic_store_explicit(&m->interrupts_shown, m->interrupts, memory_order_relaxed);
 }
 
-
-
 static bool answer_call(struct machine *m, enum machine_when now)
 {
 	struct machine_call *call = atomic_load_explicit(&m->call, memory_order_acquire);
@@ -183,8 +179,8 @@ static bool answer_call(struct machine *m, enum machine_when now)
 	return true;
 }
 
-void machine_call(struct machine *m, enum machine_when when, void (*function)(struct machine *m, void *argument),
-	void *argument)
+void machine_call(struct machine *m, enum machine_when when,
+	void (*function)(struct machine *m, void *argument), void *argument)
 {
 	struct machine_call call = {.when = when, .function = function, .argument = argument};
 	pthread_mutex_lock(&m->call_lock);
@@ -234,8 +230,6 @@ bool machine_must_pause(const struct machine *m)
 	const struct machine_call *call = atomic_load_explicit(&m->call, memory_order_acquire);
 	return call && call->when == MACHINE_PAUSED;
 }
-
-
 
 static void *run(void *argument)
 {
@@ -310,7 +304,8 @@ void machine_join(struct machine *m)
 int machine_create(struct machine *m, uint64_t memory_size, const uint8_t mac[6])
 {
 	memset(m, 0, sizeof *m);
-	m->env = (struct device_env){.memory = &m->memory, .clock = env_clock, .output = env_output, .irq = env_irq};
+	m->env = (struct device_env){
+		.memory = &m->memory, .clock = env_clock, .output = env_output, .irq = env_irq};
 	memcpy(m->announce.mac, mac, 6);
 	pthread_mutex_init(&m->call_lock, NULL);
 	int error = memory_create(&m->memory, memory_size);
@@ -329,8 +324,6 @@ void machine_destroy(struct machine *m)
 	memory_destroy(&m->memory);
 	pthread_mutex_destroy(&m->call_lock);
 }
-
-
 
 #define STATE_VERSION 1u
 
@@ -368,9 +361,12 @@ int machine_load(struct machine *m, const void *blob, size_t size)
 {
 	const struct state *state = blob;
 	if (size != sizeof *state || state->version != STATE_VERSION)
-		return fail(EPROTO, "the machine's state has %zu bytes of another version; use the same Doppel", size);
+		return fail(EPROTO,
+			"the machine's state has %zu bytes of another version; use the same Doppel",
+			size);
 	if (state->digest.swept >= m->memory.size || state->digest.swept % DIGEST_SWEEP != 0)
-		return fail(EPROTO, "the machine's state is damaged: its sweep stands outside its memory");
+		return fail(EPROTO,
+			"the machine's state is damaged: its sweep stands outside its memory");
 	m->halted = state->halted != 0;
 	m->unfinished = false;
 	m->exits = state->exits;

@@ -45,7 +45,8 @@ struct source {
 	/* The guest reads its clock. */
 	uint64_t (*clock)(struct machine *m);
 	/* The guest has made `group`: pins its position (O1) and seals it in the hold. */
-	void (*output)(struct machine *m, enum output_device device, const struct output_group *group);
+	void (*output)(
+		struct machine *m, enum output_device device, const struct output_group *group);
 	/* Applies every input due at this position. While m->halted, waits until the guest can go on or
 	 * machine_must_pause() says that somebody calls. */
 	void (*inputs)(struct machine *m);
@@ -120,8 +121,8 @@ void machine_join(struct machine *m);
  * exit that waits for room or for the log. Without a running thread it runs here.
  */
 enum machine_when { MACHINE_ANYWHERE, MACHINE_PAUSED };
-void machine_call(struct machine *m, enum machine_when when, void (*function)(struct machine *m, void *argument),
-	void *argument);
+void machine_call(struct machine *m, enum machine_when when,
+	void (*function)(struct machine *m, void *argument), void *argument);
 
 /* Ends the loop with a verdict; the first one stays. Format may be NULL. */
 void machine_end(struct machine *m, enum machine_verdict verdict, const char *format, ...)

@@ -30,7 +30,8 @@ int memory_create(struct guest_memory *memory, uint64_t size)
 close_fd:
 	error = errno;
 	close(fd);
-	return fail(error, "cannot get %llu MiB of memory for the guest: %s; give it less with --memory",
+	return fail(error,
+		"cannot get %llu MiB of memory for the guest: %s; give it less with --memory",
 		(unsigned long long)(size >> 20), strerror(error));
 }
 

@@ -35,7 +35,8 @@ int memory_create(struct guest_memory *memory, uint64_t size) MUST_CHECK;
 void memory_destroy(struct guest_memory *memory);
 
 /* NULL when any byte of the range lies outside the guest's memory. */
-static inline const void *memory_read_ptr(const struct guest_memory *memory, gpa address, uint64_t length)
+static inline const void *memory_read_ptr(
+	const struct guest_memory *memory, gpa address, uint64_t length)
 {
 	if (address.at > memory->size || length > memory->size - address.at)
 		return NULL;

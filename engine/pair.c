@@ -28,11 +28,13 @@ void pair_halt(struct pair *pair, int status)
 static void watch_session(struct pair *pair)
 {
 	struct session *session = pair->session;
-	pair->on_heartbeat = event_new(pair->host.base, session->udp, EV_READ | EV_PERSIST, on_heartbeat, pair);
+	pair->on_heartbeat =
+		event_new(pair->host.base, session->udp, EV_READ | EV_PERSIST, on_heartbeat, pair);
 	event_add(pair->on_heartbeat, NULL);
 	int fd = session->provider->fd(session->connection);
 	if (fd >= 0) {
-		pair->on_connection = event_new(pair->host.base, fd, EV_READ | EV_PERSIST, on_connection, pair);
+		pair->on_connection =
+			event_new(pair->host.base, fd, EV_READ | EV_PERSIST, on_connection, pair);
 		event_add(pair->on_connection, NULL);
 	}
 	pair->beat_seen = pair->flushed_seen = 0;
@@ -66,10 +68,11 @@ static void protect(struct pair *pair)
 	struct host *host = &pair->host;
 	bool committed = false;
 	role_change(&pair->role, ROLE_CLONING);
-	int error = session_connect(&pair->session, host, host->config->standby, pair->sessions + 1, pair->arbiter,
-		pair->generation);
+	int error = session_connect(&pair->session, host, host->config->standby, pair->sessions + 1,
+		pair->arbiter, pair->generation);
 	if (error) {
-		if (error != -ECONNREFUSED && error != -ETIMEDOUT && error != -ENOENT && !pair->broken_said)
+		if (error != -ECONNREFUSED && error != -ETIMEDOUT && error != -ENOENT &&
+			!pair->broken_said)
 			say("no standby at %s: %s", host->config->standby, fail_message());
 		pair->broken_said = error != -ECONNREFUSED;
 		role_change(&pair->role, ROLE_SOLO);
@@ -82,7 +85,8 @@ static void protect(struct pair *pair)
 	host_set_commit(host, &commit, session->provider->bell(session->connection));
 	error = session_clone(session, host, &committed);
 	if (!committed) {
-		say("the clone to %s failed, going on alone: %s", host->config->standby, fail_message());
+		say("the clone to %s failed, going on alone: %s", host->config->standby,
+			fail_message());
 		const struct commit none = {.session = SESSION_ALONE};
 		host_set_commit(host, &none, NULL);
 		pair_drop_session(pair);
@@ -93,8 +97,9 @@ static void protect(struct pair *pair)
 	watch_session(pair);
 	session->heard_ns = now_ns();
 	role_change(&pair->role, ROLE_PRIMARY);
-	say("protected by %s: %.1f MiB copied, the guest stood still for %.1f ms", host->config->standby,
-		(double)session->clone_bytes / (1u << 20), (double)session->clone_ns / 1e6);
+	say("protected by %s: %.1f MiB copied, the guest stood still for %.1f ms",
+		host->config->standby, (double)session->clone_bytes / (1u << 20),
+		(double)session->clone_ns / 1e6);
 	if (error)
 		failover_backup_lost(pair, "it did not take the clone's last message");
 }
@@ -180,7 +185,8 @@ void pair_answer(evutil_socket_t fd, short what, void *context)
 		pair_halt(pair, command_failed(error));
 		return;
 	}
-	say("following the primary of VM %s, generation %" PRIu64, host->config->name, pair->generation);
+	say("following the primary of VM %s, generation %" PRIu64, host->config->name,
+		pair->generation);
 }
 
 /* ---- watching ---- */
@@ -273,7 +279,8 @@ static void on_connection(evutil_socket_t fd, short what, void *context)
 	size_t length;
 	(void)fd, (void)what;
 	/* No message is due here: whatever it is, the connection is of no use any more. */
-	int error = session->provider->recv(session->connection, nothing, sizeof nothing, &length, 0);
+	int error =
+		session->provider->recv(session->connection, nothing, sizeof nothing, &length, 0);
 	if (error != -ETIMEDOUT)
 		connection_lost(pair);
 }
@@ -293,7 +300,8 @@ static void tick_solo(struct pair *pair, uint64_t now)
 		uint64_t newest;
 		pair->arbiter_ns = now;
 		if (arbiter_current(pair->arbiter, &newest) == 0 && newest > pair->generation) {
-			say("deposed: generation %" PRIu64 " of VM %s exists; halting", newest, config->name);
+			say("deposed: generation %" PRIu64 " of VM %s exists; halting", newest,
+				config->name);
 			pair_halt(pair, STATUS_DEPOSED);
 			return;
 		}
@@ -321,7 +329,8 @@ void pair_tick(evutil_socket_t fd, short what, void *context)
 		tick_solo(pair, now);
 		return;
 	}
-	if (pair->role == ROLE_LIVE && (machine_ended(&pair->host.machine) || atomic_load(&pair->replay.drained))) {
+	if (pair->role == ROLE_LIVE &&
+		(machine_ended(&pair->host.machine) || atomic_load(&pair->replay.drained))) {
 		failover_take_over(pair);
 		return;
 	}
@@ -356,7 +365,8 @@ static void finish_live(struct pair *pair)
 {
 	uint32_t flags = HEARTBEAT_LEAVING;
 	if (!host_drain(&pair->host, LAST_OUTPUTS_MS)) {
-		say("the guest has ended, but the last outputs were not acknowledged and did not leave");
+		say("the guest has ended, but the last outputs were not acknowledged and did not "
+		    "leave");
 		flags = 0; /* so that the backup takes over, to send its own */
 	}
 	/* A stop whose END found no room in the log is told this way. */

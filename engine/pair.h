@@ -70,8 +70,9 @@ void pair_drop_session(struct pair *pair);
 void pair_close(struct pair *pair);
 
 /* Callbacks of the event loop, and of host.h: `context` is the pair. */
-void pair_tick(evutil_socket_t fd, short what, void *context);   /* some times a heartbeat timeout */
-void pair_answer(evutil_socket_t fd, short what, void *context); /* standby: a primary has connected */
+void pair_tick(evutil_socket_t fd, short what, void *context); /* some times a heartbeat timeout */
+void pair_answer(
+	evutil_socket_t fd, short what, void *context); /* standby: a primary has connected */
 void pair_woken(void *context);
 void pair_leave(void *context);
 void pair_stop(void *context);

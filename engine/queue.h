@@ -58,7 +58,8 @@ struct byte_queue {
 static inline size_t byte_queue_put(struct byte_queue *queue, const uint8_t *bytes, size_t count)
 {
 	uint32_t tail = atomic_load_explicit(&queue->tail, memory_order_relaxed);
-	uint32_t room = BYTE_QUEUE - (tail - atomic_load_explicit(&queue->head, memory_order_acquire));
+	uint32_t room =
+		BYTE_QUEUE - (tail - atomic_load_explicit(&queue->head, memory_order_acquire));
 	size_t n = count < room ? count : room;
 	for (size_t i = 0; i < n; i++)
 		queue->bytes[(tail + i) % BYTE_QUEUE] = bytes[i];

@@ -19,14 +19,16 @@ static bool take(struct receiver *receiver, enum log_verdict *verdict)
 		*verdict = log_reader_peek(&receiver->reader, &entry);
 		if (*verdict != LOG_VALID)
 			break;
-		CHECK(L1, entry.lsn == receiver->reader.next, "an entry at LSN %llu where %llu comes next",
-			(unsigned long long)entry.lsn, (unsigned long long)receiver->reader.next);
+		CHECK(L1, entry.lsn == receiver->reader.next,
+			"an entry at LSN %llu where %llu comes next", (unsigned long long)entry.lsn,
+			(unsigned long long)receiver->reader.next);
 		if (entry.kind == LOG_RELEASED) {
 			uint64_t lsn;
 			memcpy(&lsn, entry.payload, sizeof lsn);
 			if (lsn > atomic_load_explicit(&receiver->released, memory_order_relaxed) &&
 				lsn <= entry.lsn)
-				atomic_store_explicit(&receiver->released, lsn, memory_order_release);
+				atomic_store_explicit(
+					&receiver->released, lsn, memory_order_release);
 		}
 		log_reader_take(&receiver->reader, &entry);
 	}
@@ -76,7 +78,8 @@ static void *run(void *argument)
 		}
 		uint64_t applied = atomic_load_explicit(&replay->applied, memory_order_acquire);
 		if (applied > applied_acked) {
-			CHECK(L3, applied <= acked, "LSN %llu is applied, and only %llu was received",
+			CHECK(L3, applied <= acked,
+				"LSN %llu is applied, and only %llu was received",
 				(unsigned long long)applied, (unsigned long long)acked);
 			acknowledge(receiver, ACK_REPLAYED, applied);
 			acknowledge(receiver, ACK_CONSUMED, applied);
@@ -92,7 +95,8 @@ static void *run(void *argument)
 		} else if (partial_ns == 0) {
 			partial_ns = now;
 		} else if (now - partial_ns > RECEIVER_PARTIAL_NS) {
-			say("the log has been damaged at LSN %llu for a second: giving up the connection",
+			say("the log has been damaged at LSN %llu for a second: giving up the "
+			    "connection",
 				(unsigned long long)receiver->reader.next);
 			receiver->broken(receiver->context);
 			break;

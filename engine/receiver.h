@@ -17,16 +17,16 @@ struct receiver {
 	struct connection *connection;
 	struct machine *machine; /* follows the log by engine/replay.h */
 	struct log_reader reader;
-	bool prompt; /* `replayed` is a commit level: its acks must not wait */
+	bool prompt;                   /* `replayed` is a commit level: its acks must not wait */
 	void (*broken)(void *context); /* the connection no longer carries a log; any thread */
 	void *context;
 
 	pthread_t thread;
 	bool running;
 	_Atomic bool stopping;
-	_Atomic bool silent;           /* acks are frozen */
-	_Atomic uint64_t released;     /* the primary's outputs up to here have left */
-	_Atomic uint64_t heard_ns;     /* when log was last received */
+	_Atomic bool silent;       /* acks are frozen */
+	_Atomic uint64_t released; /* the primary's outputs up to here have left */
+	_Atomic uint64_t heard_ns; /* when log was last received */
 };
 
 /* Starts the thread. The fields of the first group are set by the caller. */

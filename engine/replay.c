@@ -11,10 +11,10 @@
 #define WAIT_NS 10000000u /* every wake-up comes by the bell */
 
 enum found {
-	FOUND,  /* an entry */
-	NONE,   /* none yet */
-	LIVE,   /* the log is over and this machine is live now */
-	ENDED,  /* the machine has ended */
+	FOUND, /* an entry */
+	NONE,  /* none yet */
+	LIVE,  /* the log is over and this machine is live now */
+	ENDED, /* the machine has ended */
 };
 
 static void diverged(struct machine *m, const struct log_entry *entry, const char *what)
@@ -22,8 +22,10 @@ static void diverged(struct machine *m, const struct log_entry *entry, const cha
 	char text[160] = "the end of the log";
 	if (entry)
 		log_describe(entry, text, sizeof text);
-	machine_end(m, MACHINE_DIVERGED, "diverged at position %llu (rip %#llx): %s; the log says: %s",
-		(unsigned long long)m->exits, (unsigned long long)m->vcpu.run->s.regs.regs.rip, what, text);
+	machine_end(m, MACHINE_DIVERGED,
+		"diverged at position %llu (rip %#llx): %s; the log says: %s",
+		(unsigned long long)m->exits, (unsigned long long)m->vcpu.run->s.regs.regs.rip,
+		what, text);
 }
 
 static enum found look(struct machine *m, struct log_entry *entry)
@@ -40,7 +42,8 @@ static enum found look(struct machine *m, struct log_entry *entry)
 			return FOUND;
 		if (!replay->offline) {
 			machine_end(m, MACHINE_DIVERGED,
-				"the log changed at LSN %llu after it was received; not going on with it",
+				"the log changed at LSN %llu after it was received; not going on "
+				"with it",
 				(unsigned long long)replay->reader.next);
 			return ENDED;
 		}
@@ -88,10 +91,11 @@ static bool digest_equal(struct machine *m, const struct log_entry *entry)
 	if (word == entry->digest)
 		return true;
 	char what[120];
-	bool memory = (word ^ entry->digest) >> 16 != 0, registers = ((word ^ entry->digest) & 0xffffu) != 0;
+	bool memory = (word ^ entry->digest) >> 16 != 0,
+	     registers = ((word ^ entry->digest) & 0xffffu) != 0;
 	snprintf(what, sizeof what, "the %s differs (memory swept: %#llx to %#llx)",
 		memory && registers ? "state of registers and memory"
-		: memory	    ? "memory"
+		: memory            ? "memory"
 				    : "register state",
 		(unsigned long long)swept, (unsigned long long)(swept + DIGEST_SWEEP));
 	diverged(m, entry, what);
@@ -170,7 +174,8 @@ static uint64_t replay_clock(struct machine *m)
 	return value;
 }
 
-static void replay_output(struct machine *m, enum output_device device, const struct output_group *group)
+static void replay_output(
+	struct machine *m, enum output_device device, const struct output_group *group)
 {
 	struct log_entry entry;
 	enum found found = expect(m, LOG_OUTPUT, &entry);
@@ -182,7 +187,8 @@ static void replay_output(struct machine *m, enum output_device device, const st
 		return;
 	struct log_output output;
 	memcpy(&output, entry.payload, sizeof output);
-	if (output.device != device || output.count != group->count || output.digest != group->digest) {
+	if (output.device != device || output.count != group->count ||
+		output.digest != group->digest) {
 		diverged(m, &entry, "the guest sends something else");
 		return;
 	}
@@ -324,9 +330,11 @@ void replay_end_log(struct machine *m)
 void replay_go_live(struct machine *m, uint64_t host_ns)
 {
 	struct replay *replay = m->replay;
-	CHECK(L4, !machine_ended(m) && atomic_load(&replay->drained), "going live before the log is replayed");
-	CHECK(L4, replay->reader.next == atomic_load(&replay->limit), "going live at LSN %llu of %llu",
-		(unsigned long long)replay->reader.next, (unsigned long long)atomic_load(&replay->limit));
+	CHECK(L4, !machine_ended(m) && atomic_load(&replay->drained),
+		"going live before the log is replayed");
+	CHECK(L4, replay->reader.next == atomic_load(&replay->limit),
+		"going live at LSN %llu of %llu", (unsigned long long)replay->reader.next,
+		(unsigned long long)atomic_load(&replay->limit));
 	m->live->newest_ns = replay->time_ns;
 	live_set_time(m->live, replay->time_ns, host_ns);
 	m->source = &live_source;

@@ -15,9 +15,10 @@
 
 struct replay {
 	struct log_reader reader;
-	_Atomic uint64_t limit;   /* set by the receiver: entries up to here are whole (L1) */
-	_Atomic bool ended;       /* set by the control thread: nothing comes behind limit */
-	_Atomic uint64_t applied; /* entries up to here are applied, digests equal; any thread reads */
+	_Atomic uint64_t limit; /* set by the receiver: entries up to here are whole (L1) */
+	_Atomic bool ended;     /* set by the control thread: nothing comes behind limit */
+	_Atomic uint64_t
+		applied; /* entries up to here are applied, digests equal; any thread reads */
 	_Atomic bool drained;
 	bool offline;
 	uint32_t session; /* outputs are kept under it */

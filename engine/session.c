@@ -100,7 +100,8 @@ static int open_beats(struct session *session, const struct host *host, uint16_t
 	return 0;
 }
 
-static int begin_beats(struct session *session, const char *host, uint16_t port, enum heartbeat_side side)
+static int begin_beats(
+	struct session *session, const char *host, uint16_t port, enum heartbeat_side side)
 {
 	int error = heartbeat_peer(session->udp, host, port, &session->beat_to);
 	if (error)
@@ -112,18 +113,21 @@ static int begin_beats(struct session *session, const char *host, uint16_t port,
 }
 
 /* Receives one message of exactly this size and magic. */
-static int expect(struct session *session, void *message, size_t size, uint32_t magic, const char *what,
-	unsigned timeout_ms)
+static int expect(struct session *session, void *message, size_t size, uint32_t magic,
+	const char *what, unsigned timeout_ms)
 {
 	size_t length;
 	uint32_t found;
-	int error = session->provider->recv(session->connection, message, size, &length, timeout_ms);
+	int error =
+		session->provider->recv(session->connection, message, size, &length, timeout_ms);
 	if (error)
 		return error;
 	memcpy(&found, message, sizeof found);
 	if (length != size || found != magic)
-		return fail(EPROTO, "the peer's %s has %zu bytes and not %zu: is it the same version of Doppel?", what,
-			length, size);
+		return fail(EPROTO,
+			"the peer's %s has %zu bytes and not %zu: is it the same version of "
+			"Doppel?",
+			what, length, size);
 	return 0;
 }
 
@@ -156,17 +160,20 @@ static const struct log_sink session_sink = {
 uint64_t session_committed(void *context)
 {
 	struct session *session = context;
-	return ack_read(&session->committed, atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+	return ack_read(&session->committed,
+		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
 }
 
 uint64_t session_received(struct session *session)
 {
-	return ack_read(&session->received, atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+	return ack_read(&session->received,
+		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
 }
 
 uint64_t session_replayed(struct session *session)
 {
-	return ack_read(&session->replayed, atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+	return ack_read(&session->replayed,
+		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
 }
 
 /* ---- primary: the handshake ---- */
@@ -198,7 +205,8 @@ static int greet(struct session *session, struct host *host, struct arbiter *arb
 	error = session->provider->send(session->connection, &hello, sizeof hello);
 	struct welcome welcome;
 	if (!error)
-		error = expect(session, &welcome, sizeof welcome, MAGIC_WELCOME, "answer", ANSWER_MS);
+		error = expect(
+			session, &welcome, sizeof welcome, MAGIC_WELCOME, "answer", ANSWER_MS);
 	if (error)
 		return error;
 	if (!text_ends(welcome.reason, sizeof welcome.reason) ||
@@ -234,8 +242,8 @@ int session_connect(struct session **out, struct host *host, const char *address
 	if (!error)
 		error = greet(session, host, arbiter);
 	if (!error)
-		error = provider->attach(
-			session->connection, session->ring, host->machine.memory.size, session->secret);
+		error = provider->attach(session->connection, session->ring,
+			host->machine.memory.size, session->secret);
 	if (!error)
 		error = log_writer_create(
 			&session->log, &session_sink, session, session->ring, session->secret, 0);
@@ -264,8 +272,8 @@ static bool page_is_zero(const uint8_t *page)
 }
 
 /* Hashes the pages that are not zero, with their addresses; a primary's `session` also sends them. */
-static int walk_memory(const struct guest_memory *memory, struct session *session, uint64_t *hash,
-	uint64_t *bytes)
+static int walk_memory(
+	const struct guest_memory *memory, struct session *session, uint64_t *hash, uint64_t *bytes)
 {
 	*hash = 0;
 	*bytes = 0;
@@ -275,7 +283,9 @@ static int walk_memory(const struct guest_memory *memory, struct session *sessio
 			continue;
 		*hash = XXH3_64bits_withSeed(page, PAGE, *hash ^ at);
 		*bytes += PAGE;
-		int error = session ? session->provider->write_memory(session->connection, at, page, PAGE) : 0;
+		int error = session ? session->provider->write_memory(
+					      session->connection, at, page, PAGE)
+				    : 0;
 		if (error)
 			return error;
 	}
@@ -303,7 +313,8 @@ static int copy_machine(struct machine *m, struct clone *clone, struct commit_me
 	if (error)
 		return error;
 	commit->state_hash = XXH3_64bits(clone->state->blob, size);
-	return session->provider->send(session->connection, clone->state, sizeof *clone->state + size);
+	return session->provider->send(
+		session->connection, clone->state, sizeof *clone->state + size);
 }
 
 /* What the guest has sent so far is in no log: once there is a backup that believes it has left, it must
@@ -315,7 +326,8 @@ static int wait_until_left(const struct machine *m)
 			return 0;
 		usleep(1000);
 	}
-	return fail(EBUSY, "the guest's outputs do not leave: is its console or its network stopped?");
+	return fail(
+		EBUSY, "the guest's outputs do not leave: is its console or its network stopped?");
 }
 
 /* On the vCPU thread, which stands still meanwhile. */
@@ -374,44 +386,55 @@ static void refuse(struct session *session, const char *reason)
 }
 
 /* Whether this primary's guest can live here; everything in `hello` is hostile. */
-static int examine(const struct hello *hello, const struct host *host, const struct cpu_model *model,
-	struct arbiter *arbiter)
+static int examine(const struct hello *hello, const struct host *host,
+	const struct cpu_model *model, struct arbiter *arbiter)
 {
 	const struct config *config = host->config;
 	struct arbiter_holder holder;
 	uint64_t newest;
-	if (!text_ends(hello->speaks, sizeof hello->speaks) || strncmp(hello->speaks, "doppel ", 7) != 0)
+	if (!text_ends(hello->speaks, sizeof hello->speaks) ||
+		strncmp(hello->speaks, "doppel ", 7) != 0)
 		return fail(EPROTO, "the primary's greeting is damaged");
 	if (strcmp(hello->speaks, speaks()) != 0 || hello->log_version != LOG_FORMAT_VERSION ||
 		hello->state_size != machine_state_size())
 		return fail(EPERM,
-			"the primary is another version of Doppel (%s, log format %u; here %s, log format %u); run the same on both hosts",
+			"the primary is another version of Doppel (%s, log format %u; here %s, log "
+			"format %u); run the same on both hosts",
 			hello->speaks, hello->log_version, speaks(), LOG_FORMAT_VERSION);
 	if (!text_ends(hello->vm, sizeof hello->vm) || !text_ends(hello->cpu, sizeof hello->cpu) ||
 		!text_ends(hello->beat_host, sizeof hello->beat_host) ||
 		!text_ends(hello->holder, sizeof hello->holder))
 		return fail(EPROTO, "the primary's greeting is damaged");
 	if (strcmp(hello->vm, config->name) != 0)
-		return fail(EPROTO, "this standby is for VM %s, not %s; give both sides the same --name", config->name,
-			hello->vm);
+		return fail(EPROTO,
+			"this standby is for VM %s, not %s; give both sides the same --name",
+			config->name, hello->vm);
 	if (hello->cpu_digest != model->digest)
-		return fail(EPERM, "the CPUs differ: %s there, %s here; a pair needs the same model", hello->cpu,
-			model->name);
+		return fail(EPERM,
+			"the CPUs differ: %s there, %s here; a pair needs the same model",
+			hello->cpu, model->name);
 	if (config->memory && hello->memory != config->memory)
-		return fail(EPERM, "the guest has %llu MiB of memory, this standby expects %llu; give it the guest's --memory, or none",
-			(unsigned long long)(hello->memory >> 20), (unsigned long long)(config->memory >> 20));
-	if (hello->memory < GUEST_MEMORY_MIN || hello->memory > GUEST_MEMORY_MAX || hello->memory % PAGE != 0 ||
-		hello->ring < LOG_RING_MIN || hello->ring > (1u << 30) || (hello->ring & (hello->ring - 1)) != 0 ||
+		return fail(EPERM,
+			"the guest has %llu MiB of memory, this standby expects %llu; give it the "
+			"guest's --memory, or none",
+			(unsigned long long)(hello->memory >> 20),
+			(unsigned long long)(config->memory >> 20));
+	if (hello->memory < GUEST_MEMORY_MIN || hello->memory > GUEST_MEMORY_MAX ||
+		hello->memory % PAGE != 0 || hello->ring < LOG_RING_MIN ||
+		hello->ring > (1u << 30) || (hello->ring & (hello->ring - 1)) != 0 ||
 		hello->session == SESSION_ALONE ||
 		(hello->commit != ACK_RECEIVED && hello->commit != ACK_REPLAYED))
 		return fail(EPROTO, "the primary's greeting asks for what cannot be");
-	if (arbiter_holder(arbiter, hello->generation, &holder) < 0 || strcmp(holder.tag, hello->holder) != 0)
+	if (arbiter_holder(arbiter, hello->generation, &holder) < 0 ||
+		strcmp(holder.tag, hello->holder) != 0)
 		return fail(EPERM,
-			"the two sides do not see the same arbiter: generation %llu is not the primary's in %s; give both the same directory",
+			"the two sides do not see the same arbiter: generation %llu is not the "
+			"primary's in %s; give both the same directory",
 			(unsigned long long)hello->generation, config->arbiter);
 	/* One that was deposed and has not heard of it yet must not find a backup to release outputs. */
 	if (arbiter_current(arbiter, &newest) < 0 || newest != hello->generation)
-		return fail(ESTALE, "generation %llu of VM %s is not the newest: the primary was deposed",
+		return fail(ESTALE,
+			"generation %llu of VM %s is not the newest: the primary was deposed",
 			(unsigned long long)hello->generation, config->name);
 	return 0;
 }
@@ -446,8 +469,8 @@ static int answer(struct session *session, struct host *host, struct arbiter *ar
 	if (!error)
 		error = session->provider->send(session->connection, &welcome, sizeof welcome);
 	if (!error)
-		error = session->provider->expose(session->connection, session->ring, host->machine.memory.fd,
-			host->machine.memory.size, session->secret);
+		error = session->provider->expose(session->connection, session->ring,
+			host->machine.memory.fd, host->machine.memory.size, session->secret);
 	return error;
 }
 
@@ -472,7 +495,8 @@ static int receive_machine(struct session *session, struct host *host, uint64_t 
 		goto out;
 	}
 	error = walk_memory(&m->memory, NULL, &memory_hash, &bytes);
-	if (!error && (memory_hash != commit.memory_hash || XXH3_64bits(state->blob, size) != commit.state_hash))
+	if (!error && (memory_hash != commit.memory_hash ||
+			      XXH3_64bits(state->blob, size) != commit.state_hash))
 		error = fail(EPROTO, "the clone arrived damaged: its checksum differs");
 	if (!error)
 		error = machine_load(m, state->blob, size);
@@ -506,14 +530,15 @@ int session_accept(struct session **out, struct host *host, const struct provide
 	memset(replay, 0, sizeof *replay);
 	replay->time_ns = time_ns;
 	replay->session = session->id;
-	log_reader_ring(&replay->reader, provider->ring(session->connection), session->ring, session->secret, 0);
+	log_reader_ring(&replay->reader, provider->ring(session->connection), session->ring,
+		session->secret, 0);
 	replay_begin(&host->machine, replay);
 	session->receiver = (struct receiver){.provider = provider,
 		.connection = session->connection,
 		.machine = &host->machine,
 		.prompt = session->commit == ACK_REPLAYED};
-	log_reader_ring(
-		&session->receiver.reader, provider->ring(session->connection), session->ring, session->secret, 0);
+	log_reader_ring(&session->receiver.reader, provider->ring(session->connection),
+		session->ring, session->secret, 0);
 	*out = session;
 	return 0;
 }

@@ -49,8 +49,8 @@ struct session {
 	/* Primary. Each reader belongs to one thread. */
 	struct live *live;
 	struct log_writer *log;
-	struct ack_reader committed; /* dataplane thread */
-	struct ack_reader consumed;  /* vCPU thread */
+	struct ack_reader committed;                /* dataplane thread */
+	struct ack_reader consumed;                 /* vCPU thread */
 	struct ack_reader received, replayed, beat; /* control thread */
 	uint64_t clone_ns, clone_bytes; /* how long the guest stood still, and what was copied */
 

@@ -14,7 +14,8 @@ void tamper_after_entry(struct machine *m, uint64_t entries)
 		m->vcpu.run->s.regs.sregs.cr2 ^= 1;
 		m->vcpu.run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
 	}
-	if (sscanf(wish, "memory:%llu:%lli", &after, (long long *)&address) == 2 && entries == after) {
+	if (sscanf(wish, "memory:%llu:%lli", &after, (long long *)&address) == 2 &&
+		entries == after) {
 		uint8_t *byte = memory_write_ptr(&m->memory, gpa_of(address), 1);
 		if (byte)
 			*byte ^= 1;

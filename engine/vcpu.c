@@ -36,7 +36,8 @@ static int require(int kvm_fd, int capability, const char *name, int bits)
 	int have = ioctl(kvm_fd, KVM_CHECK_EXTENSION, capability);
 	if (have > 0 && (have & bits) == bits)
 		return 0;
-	return fail(ENOTSUP, "this kernel's KVM lacks %s, which Doppel needs; use Linux 6.1 or newer", name);
+	return fail(ENOTSUP,
+		"this kernel's KVM lacks %s, which Doppel needs; use Linux 6.1 or newer", name);
 }
 
 static int open_kvm(struct vcpu *vcpu)
@@ -44,14 +45,17 @@ static int open_kvm(struct vcpu *vcpu)
 	vcpu->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (vcpu->kvm_fd < 0) {
 		if (errno == ENOENT)
-			return fail(EIO,
-				"there is no /dev/kvm: load kvm-intel or kvm-amd, or enable virtualisation in the firmware");
+			return fail(EIO, "there is no /dev/kvm: load kvm-intel or kvm-amd, or "
+					 "enable virtualisation in the firmware");
 		if (errno == EACCES || errno == EPERM)
-			return fail(EACCES, "no permission to use /dev/kvm: run as root or join the group kvm");
+			return fail(EACCES,
+				"no permission to use /dev/kvm: run as root or join the group kvm");
 		return fail(EIO, "cannot open /dev/kvm: %s", strerror(errno));
 	}
 	if (ioctl(vcpu->kvm_fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
-		return fail(ENOTSUP, "/dev/kvm is not KVM with API version %d: use Linux 6.1 or newer", KVM_API_VERSION);
+		return fail(ENOTSUP,
+			"/dev/kvm is not KVM with API version %d: use Linux 6.1 or newer",
+			KVM_API_VERSION);
 	int error = require(vcpu->kvm_fd, KVM_CAP_IMMEDIATE_EXIT, "immediate_exit", 1);
 	if (!error)
 		error = require(vcpu->kvm_fd, KVM_CAP_SYNC_REGS, "registers in kvm_run", SYNC_REGS);
@@ -66,7 +70,8 @@ static int open_kvm(struct vcpu *vcpu)
 static int filter_msrs(struct vcpu *vcpu)
 {
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_USER_SPACE_MSR,
-		.args = {KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL}};
+		.args = {KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN |
+			 KVM_MSR_EXIT_REASON_INVAL}};
 	if (ioctl(vcpu->vm_fd, KVM_ENABLE_CAP, &cap) < 0)
 		return fail(EIO, "cannot enable MSR exits: %s", strerror(errno));
 	uint8_t low[0x300 / 8] = {0}, high[0x110 / 8] = {0};
@@ -77,12 +82,16 @@ static int filter_msrs(struct vcpu *vcpu)
 		map[bit / 8] = (uint8_t)(map[bit / 8] | 1u << (bit % 8));
 	}
 	struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
-	filter.ranges[0] = (struct kvm_msr_filter_range){
-		.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .base = 0, .nmsrs = 0x300, .bitmap = low};
-	filter.ranges[1] = (struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
-		.base = 0xc0000000u,
-		.nmsrs = 0x110,
-		.bitmap = high};
+	filter.ranges[0] =
+		(struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+			.base = 0,
+			.nmsrs = 0x300,
+			.bitmap = low};
+	filter.ranges[1] =
+		(struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+			.base = 0xc0000000u,
+			.nmsrs = 0x110,
+			.bitmap = high};
 	if (ioctl(vcpu->vm_fd, KVM_X86_SET_MSR_FILTER, &filter) < 0)
 		return fail(EIO, "cannot filter MSRs: %s", strerror(errno));
 	return 0;
@@ -156,16 +165,26 @@ int vcpu_boot(struct vcpu *vcpu, uint64_t entry, uint64_t memory_size)
 	int error = vcpu_save(vcpu, &state);
 	if (error)
 		return error;
-	struct kvm_segment code = {.limit = 0xffffffff, .selector = BOOT_CODE_SELECTOR, .type = 11,
-		.present = 1, .s = 1, .l = 1, .g = 1};
-	struct kvm_segment data = {.limit = 0xffffffff, .selector = BOOT_DATA_SELECTOR, .type = 3,
-		.present = 1, .s = 1, .db = 1, .g = 1};
+	struct kvm_segment code = {.limit = 0xffffffff,
+		.selector = BOOT_CODE_SELECTOR,
+		.type = 11,
+		.present = 1,
+		.s = 1,
+		.l = 1,
+		.g = 1};
+	struct kvm_segment data = {.limit = 0xffffffff,
+		.selector = BOOT_DATA_SELECTOR,
+		.type = 3,
+		.present = 1,
+		.s = 1,
+		.db = 1,
+		.g = 1};
 	state.sregs.cs = code;
 	state.sregs.ds = state.sregs.es = state.sregs.fs = state.sregs.gs = state.sregs.ss = data;
 	state.sregs.gdt = (struct kvm_dtable){.base = BOOT_GDT, .limit = 0x1f};
 	state.sregs.cr0 = 0x80050033; /* PG, AM, WP, NE, ET, MP, PE */
 	state.sregs.cr3 = BOOT_PAGE_TABLES;
-	state.sregs.cr4 = 0x620; /* PAE, OSFXSR, OSXMMEXCPT */
+	state.sregs.cr4 = 0x620;  /* PAE, OSFXSR, OSXMMEXCPT */
 	state.sregs.efer = 0x500; /* LME, LMA */
 	state.regs = (struct kvm_regs){
 		.rip = entry, .rflags = 2, .rdi = memory_size, .rsi = BOOT_COMMAND};
@@ -240,7 +259,8 @@ int vcpu_save(struct vcpu *vcpu, struct vcpu_state *state)
 	memset(state, 0, sizeof *state);
 	struct msr_list msrs;
 	list_msrs(&msrs, NULL);
-	if (ioctl(vcpu->fd, KVM_GET_REGS, &state->regs) < 0 || ioctl(vcpu->fd, KVM_GET_SREGS, &state->sregs) < 0 ||
+	if (ioctl(vcpu->fd, KVM_GET_REGS, &state->regs) < 0 ||
+		ioctl(vcpu->fd, KVM_GET_SREGS, &state->sregs) < 0 ||
 		ioctl(vcpu->fd, KVM_GET_FPU, &state->fpu) < 0 ||
 		ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &state->events) < 0 ||
 		ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &state->debug) < 0)
@@ -258,7 +278,8 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
 {
 	struct msr_list msrs;
 	list_msrs(&msrs, state->msrs);
-	if (ioctl(vcpu->fd, KVM_SET_SREGS, &state->sregs) < 0 || ioctl(vcpu->fd, KVM_SET_REGS, &state->regs) < 0 ||
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &state->sregs) < 0 ||
+		ioctl(vcpu->fd, KVM_SET_REGS, &state->regs) < 0 ||
 		ioctl(vcpu->fd, KVM_SET_FPU, &state->fpu) < 0 ||
 		ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &state->events) < 0 ||
 		ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &state->debug) < 0)

@@ -96,7 +96,8 @@ struct log_header {
 	uint32_t crc;
 };
 _Static_assert(sizeof(struct log_header) == LOG_HEADER_SIZE, "the format's bytes");
-_Static_assert(sizeof(struct log_tick) == 16 && sizeof(struct log_output) == 16, "the format's bytes");
+_Static_assert(
+	sizeof(struct log_tick) == 16 && sizeof(struct log_output) == 16, "the format's bytes");
 
 /* A valid entry, as a reader hands it on. `payload` points into the ring or the recording. */
 struct log_entry {
@@ -126,7 +127,7 @@ void log_encode(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind,
 
 enum log_verdict {
 	LOG_VALID,
-	LOG_ABSENT,  /* the header stamp is not there: nothing has been placed, or an older lap lies here */
+	LOG_ABSENT, /* the header stamp is not there: nothing has been placed, or an older lap lies here */
 	LOG_PARTIAL, /* the header is there, the rest is not (yet) right */
 };
 

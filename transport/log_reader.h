@@ -9,18 +9,18 @@
 
 struct log_reader {
 	const uint8_t *base; /* a ring mapped twice in a row, or a recording's first entry */
-	uint64_t size;       /* of the ring (a power of two), or the bytes of the recording's entries */
-	uint64_t origin;     /* 0 for a ring; the first LSN for a recording */
+	uint64_t size;   /* of the ring (a power of two), or the bytes of the recording's entries */
+	uint64_t origin; /* 0 for a ring; the first LSN for a recording */
 	bool is_ring;
 	uint64_t secret;
-	uint64_t next;       /* LSN of the entry that comes next */
-	uint64_t position;   /* of the last entry taken */
+	uint64_t next;     /* LSN of the entry that comes next */
+	uint64_t position; /* of the last entry taken */
 };
 
 void log_reader_ring(struct log_reader *reader, const uint8_t *ring, uint64_t size, uint64_t secret,
 	uint64_t start);
-void log_reader_file(struct log_reader *reader, const uint8_t *entries, uint64_t size, uint64_t secret,
-	uint64_t start);
+void log_reader_file(struct log_reader *reader, const uint8_t *entries, uint64_t size,
+	uint64_t secret, uint64_t start);
 
 /*
  * Looks at the next entry without taking it. LOG_VALID fills `out`, whose payload stays where it is

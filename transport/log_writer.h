@@ -38,8 +38,8 @@ void log_writer_destroy(struct log_writer *writer);
 /* Appends an entry; `end`, if given, becomes the LSN behind it. -EAGAIN as above, without a message;
  * the caller flushes before it waits, since what is gathered takes room too. -EMSGSIZE when the ring
  * is smaller than the entry. */
-int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t position, uint32_t digest,
-	const void *payload, uint32_t length, uint64_t *end) MUST_CHECK;
+int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t position,
+	uint32_t digest, const void *payload, uint32_t length, uint64_t *end) MUST_CHECK;
 
 /* Hands everything appended to the sink. A negative errno is the sink's: the connection is gone. */
 int log_writer_flush(struct log_writer *writer) MUST_CHECK;

@@ -29,7 +29,8 @@
  * is not a regular file. */
 struct recording;
 int recording_create(struct recording **out, const char *path, uint64_t secret, uint64_t start,
-	const void *state, size_t state_size, const uint8_t *memory, uint64_t memory_size) MUST_CHECK;
+	const void *state, size_t state_size, const uint8_t *memory,
+	uint64_t memory_size) MUST_CHECK;
 extern const struct log_sink recording_sink; /* context: the struct recording */
 /* Bytes are handed to the kernel at each flush and made durable here. */
 int recording_close(struct recording *recording) MUST_CHECK;

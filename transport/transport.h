@@ -70,7 +70,8 @@ struct provider {
 	 * the length through `length`; after -ETIMEDOUT call it again, nothing is lost. send waits some
 	 * seconds for a peer that does not read, then breaks the connection. */
 	int (*send)(struct connection *c, const void *message, size_t length);
-	int (*recv)(struct connection *c, void *message, size_t capacity, size_t *length, unsigned timeout_ms);
+	int (*recv)(struct connection *c, void *message, size_t capacity, size_t *length,
+		unsigned timeout_ms);
 	/* Readable when a message is there or the peer is gone (then recv says which). -1: none. */
 	int (*fd)(const struct connection *c);
 
@@ -80,12 +81,14 @@ struct provider {
 	 * seconds at most. A memfd that is shared must not be able to shrink (F_SEAL_SHRINK): a peer's
 	 * death is survived, the loss of memory that is in use would not be. `secret` is the session's,
 	 * which the acks' check words depend on. Once per connection; close after an error. */
-	int (*expose)(struct connection *c, size_t ring_size, int memory, size_t memory_size, uint64_t secret);
+	int (*expose)(struct connection *c, size_t ring_size, int memory, size_t memory_size,
+		uint64_t secret);
 	int (*attach)(struct connection *c, size_t ring_size, size_t memory_size, uint64_t secret);
 
 	/* Primary, control thread: writes into the standby's guest memory; withdraw_memory ends that,
 	 * from either side, before replay begins. finish waits until all bulk writes are placed. */
-	int (*write_memory)(struct connection *c, uint64_t offset, const void *bytes, size_t length);
+	int (*write_memory)(
+		struct connection *c, uint64_t offset, const void *bytes, size_t length);
 	int (*finish_memory)(struct connection *c, unsigned timeout_ms);
 	void (*withdraw_memory)(struct connection *c);
 
