@@ -35,13 +35,14 @@ libraries = $(foreach f,$(NEEDS_$(1)),$(LIBS_$(f)))
 
 TESTS := $(foreach f,$(FOLDERS),$(patsubst %.c,%,$(wildcard tests/unit/$(f)/test_*.c)))
 
-.PHONY: all demo unit check bench clean help guests
+.PHONY: all demo unit check check-full bench clean help guests
 all: $(BUILD)/doppel $(BUILD)/tests/client/client guests
 
 help:
 	@echo "make            $(BUILD)/doppel, the test guests and the test client"
 	@echo "make demo       installs what is missing, and shows a guest outliving its host twice"
-	@echo "make check      installs what is missing, and runs all tests"
+	@echo "make check      installs what is missing, and runs the tests, in under ten minutes"
+	@echo "make check-full everything: the tests, and the unit tests under each sanitizer"
 	@echo "make unit       the unit tests alone, in seconds"
 	@echo "make bench      reports latency, log and pause"
 	@echo "make clean      removes the build folders"
@@ -88,10 +89,13 @@ demo: all
 unit: $(addprefix $(BUILD)/,$(TESTS))
 	$(Q)tests/run_unit.sh $^
 
-# Everything: the unit tests plain and under sanitizers, then the integration tests, which need a second
-# build with crash points. One make at a time in each build folder.
+# The unit tests, then the integration tests, which need a second build with crash points.
 check: all
 	$(Q)BUILD=$(BUILD) tests/check.sh
+
+# Everything: the above, then the unit tests under the sanitizers.
+check-full: check
+	$(Q)tests/check.sh sanitizers
 
 bench: all
 	$(Q)BUILD=$(BUILD) tests/bench.sh

@@ -94,8 +94,6 @@ static int replay(struct offline *offline, const struct recording_view *view, co
 		.session = 1,
 		.progress = release,
 		.context = offline};
-	offline->live.outputs_wait = release;
-	offline->live.context = offline;
 	int error = hold_create(&m->hold[OUTPUT_NET], 1u << 20);
 	if (!error)
 		error = hold_create(&m->hold[OUTPUT_CONSOLE], 1u << 20);

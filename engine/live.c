@@ -24,6 +24,12 @@ static uint64_t guest_now(struct live *live)
 	return live->newest_ns;
 }
 
+static void wake_dataplane(struct live *live)
+{
+	if (live->outputs_wait)
+		live->outputs_wait(live->context);
+}
+
 static void hand_over(struct machine *m)
 {
 	struct live *live = m->live;
@@ -31,6 +37,9 @@ static void hand_over(struct machine *m)
 		live->broken = true;
 	atomic_store_explicit(&live->flushed, log_writer_flushed(live->log), memory_order_release);
 	live->flush_wanted = false;
+	if (live->output_sealed && !live->acks_ring)
+		wake_dataplane(live);
+	live->output_sealed = false;
 }
 
 /* The LSN up to which all outputs of this session have left, of every device. */
@@ -108,6 +117,7 @@ void live_begin_log(struct machine *m, struct log_writer *log, uint32_t session)
 	live->broken = false;
 	live->told_left = m->halted ? m->exits : m->exits + 1;
 	live->told_released = 0;
+	live->output_sealed = false;
 	memset(live->sealed, 0, sizeof live->sealed);
 	atomic_store_explicit(&live->flushed, log_writer_flushed(log), memory_order_release);
 }
@@ -118,6 +128,7 @@ struct log_writer *live_end_log(struct machine *m)
 	m->live->log = NULL;
 	m->live->session = SESSION_ALONE;
 	m->live->broken = false;
+	m->live->acks_ring = false;
 	return log;
 }
 
@@ -213,8 +224,11 @@ static void live_output(
 	if (device == OUTPUT_NET)
 		live->flush_wanted = true;
 	hold_seal(m->hold[device], live->session, end);
-	if (live->outputs_wait)
-		live->outputs_wait(live->context);
+	/* With a log it cannot leave before the log has been handed over. */
+	if (live->log)
+		live->output_sealed = true;
+	else
+		wake_dataplane(live);
 }
 
 static void live_flush(struct machine *m)

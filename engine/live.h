@@ -16,6 +16,8 @@ struct live {
 	uint32_t session;
 	bool broken; /* the log takes no more; the guest waits until live_alone or the end */
 	bool flush_wanted;
+	bool output_sealed; /* since the log was last handed over */
+	bool acks_ring;     /* who waits for acks is woken by them; set before live_begin_log */
 	position told_left;
 	uint64_t told_released;
 	uint64_t sealed[OUTPUT_DEVICES]; /* LSN of the last output sealed */
@@ -28,8 +30,10 @@ struct live {
 
 	_Atomic uint64_t
 		flushed; /* LSN up to which the log has been handed over; any thread reads */
-	_Atomic bool beat_wanted;            /* somebody wants a sign of life in the log */
-	void (*outputs_wait)(void *context); /* something was sealed; wakes the dataplane */
+	_Atomic bool beat_wanted; /* somebody wants a sign of life in the log */
+	/* Wakes the dataplane: an output may leave now, or its entry has been handed over to a log
+	 * whose acks do not ring. */
+	void (*outputs_wait)(void *context);
 	void *context;
 };
 

@@ -109,7 +109,9 @@ static void protect(struct pair *pair)
 static void replay_progress(void *context)
 {
 	struct pair *pair = context;
-	receiver_progress(&pair->session->receiver);
+	/* Only outputs wait for acks. */
+	if (pair->replay.last == LOG_OUTPUT)
+		receiver_progress(&pair->session->receiver);
 }
 
 static void replay_drained(void *context)

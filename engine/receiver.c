@@ -7,7 +7,8 @@
 #include <string.h>
 
 #define BATCH 64u
-#define SLEEP_NS 1000000u /* applied LSNs are looked at this often when nobody waits for them */
+#define SLEEP_NS 5000000u /* applied LSNs are looked at this often when nobody waits for them */
+#define RING_SHARE 8u     /* the part of the ring that the primary hears of as soon as it is free */
 
 /* Takes up to BATCH whole entries. Returns whether there were any. */
 static bool take(struct receiver *receiver, enum log_verdict *verdict)
@@ -15,6 +16,7 @@ static bool take(struct receiver *receiver, enum log_verdict *verdict)
 	struct log_entry entry;
 	uint64_t before = receiver->reader.next;
 	*verdict = LOG_VALID;
+	receiver->awaited = false;
 	for (unsigned n = 0; n < BATCH; n++) {
 		*verdict = log_reader_peek(&receiver->reader, &entry);
 		if (*verdict != LOG_VALID)
@@ -22,6 +24,8 @@ static bool take(struct receiver *receiver, enum log_verdict *verdict)
 		CHECK(L1, entry.lsn == receiver->reader.next,
 			"an entry at LSN %llu where %llu comes next", (unsigned long long)entry.lsn,
 			(unsigned long long)receiver->reader.next);
+		if (entry.kind == LOG_OUTPUT)
+			receiver->awaited = true;
 		if (entry.kind == LOG_RELEASED) {
 			uint64_t lsn;
 			memcpy(&lsn, entry.payload, sizeof lsn);
@@ -35,7 +39,6 @@ static bool take(struct receiver *receiver, enum log_verdict *verdict)
 	if (receiver->reader.next == before)
 		return false;
 	CRASH_POINT("receive.checked");
-	replay_extend(receiver->machine, receiver->reader.next);
 	return true;
 }
 
@@ -58,35 +61,51 @@ static void acknowledge(struct receiver *receiver, enum ack_counter counter, uin
 		CRASH_POINT("ack.after");
 }
 
+/*
+ * An ack wakes the primary's dataplane. So it is written at once when somebody waits for it there,
+ * the commit counter's for an output and `consumed` for room, and otherwise with the next beat.
+ */
 static void *run(void *argument)
 {
 	struct receiver *receiver = argument;
 	struct idle idle = {
 		.bell = receiver->provider->bell(receiver->connection), .longest_ns = SLEEP_NS};
 	struct replay *replay = receiver->machine->replay;
-	uint64_t acked = 0, applied_acked = 0, beats = 0, beat_ns = 0, partial_ns = 0;
+	uint64_t received = 0, received_acked = 0, replayed_acked = 0, consumed_acked = 0;
+	uint64_t beats = 0, beat_ns = 0, partial_ns = 0;
 	pthread_setname_np(pthread_self(), "receiver");
 	while (!atomic_load_explicit(&receiver->stopping, memory_order_acquire)) {
 		idle_watch(&idle);
 		enum log_verdict verdict;
 		bool busy = take(receiver, &verdict);
 		uint64_t now = now_ns();
+		bool beat = now - beat_ns >= RECEIVER_BEAT_NS;
 		if (busy) {
 			atomic_store_explicit(&receiver->heard_ns, now, memory_order_relaxed);
-			acked = receiver->reader.next;
-			acknowledge(receiver, ACK_RECEIVED, acked);
+			received = receiver->reader.next;
 		}
+		if (received > received_acked &&
+			(beat || (receiver->awaited && !receiver->prompt))) {
+			acknowledge(receiver, ACK_RECEIVED, received);
+			received_acked = received;
+		}
+		/* Behind the ack, for which a client waits: to wake the vCPU may cost us the processor. */
+		if (busy)
+			replay_extend(receiver->machine, received);
 		uint64_t applied = atomic_load_explicit(&replay->applied, memory_order_acquire);
-		if (applied > applied_acked) {
-			CHECK(L3, applied <= acked,
-				"LSN %llu is applied, and only %llu was received",
-				(unsigned long long)applied, (unsigned long long)acked);
+		CHECK(L3, applied <= received, "LSN %llu is applied, and only %llu was received",
+			(unsigned long long)applied, (unsigned long long)received);
+		bool much = applied - consumed_acked > receiver->reader.size / RING_SHARE;
+		if (applied > replayed_acked && (beat || much || receiver->prompt)) {
 			acknowledge(receiver, ACK_REPLAYED, applied);
-			acknowledge(receiver, ACK_CONSUMED, applied);
-			applied_acked = applied;
+			replayed_acked = applied;
 			busy = true;
 		}
-		if (now - beat_ns >= RECEIVER_BEAT_NS) {
+		if (applied > consumed_acked && (beat || much)) {
+			acknowledge(receiver, ACK_CONSUMED, applied);
+			consumed_acked = applied;
+		}
+		if (beat) {
 			acknowledge(receiver, ACK_BEAT, ++beats);
 			beat_ns = now;
 		}
@@ -141,6 +160,6 @@ void receiver_finish(struct receiver *receiver)
 	enum log_verdict verdict;
 	receiver_stop(receiver);
 	while (take(receiver, &verdict))
-		;
+		replay_extend(receiver->machine, receiver->reader.next);
 	replay_end_log(receiver->machine);
 }

@@ -17,9 +17,11 @@ struct receiver {
 	struct connection *connection;
 	struct machine *machine; /* follows the log by engine/replay.h */
 	struct log_reader reader;
-	bool prompt;                   /* `replayed` is a commit level: its acks must not wait */
+	bool prompt; /* `replayed` is the commit level: outputs wait for it, not for `received` */
 	void (*broken)(void *context); /* the connection no longer carries a log; any thread */
 	void *context;
+
+	bool awaited; /* an output is among the entries taken last; the thread's own */
 
 	pthread_t thread;
 	bool running;

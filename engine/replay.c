@@ -68,6 +68,7 @@ static void taken(struct machine *m, const struct log_entry *entry)
 	struct replay *replay = m->replay;
 	log_reader_take(&replay->reader, entry);
 	replay->entries++;
+	replay->last = entry->kind;
 	atomic_store_explicit(&replay->applied, entry->end, memory_order_release);
 	CRASH_POINT("apply.after");
 	TAMPER(m, replay->entries);
@@ -193,8 +194,6 @@ static void replay_output(
 		return;
 	}
 	hold_seal(m->hold[device], m->replay->session, entry.end);
-	if (m->live->outputs_wait)
-		m->live->outputs_wait(m->live->context);
 	taken(m, &entry);
 }
 

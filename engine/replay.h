@@ -21,10 +21,11 @@ struct replay {
 		applied; /* entries up to here are applied, digests equal; any thread reads */
 	_Atomic bool drained;
 	bool offline;
-	uint32_t session; /* outputs are kept under it */
-	position left;    /* the primary has left every position below (D6) */
-	uint64_t time_ns; /* the newest guest time the log has told */
-	uint64_t entries; /* applied */
+	uint32_t session;   /* outputs are kept under it */
+	position left;      /* the primary has left every position below (D6) */
+	uint64_t time_ns;   /* the newest guest time the log has told */
+	uint64_t entries;   /* applied */
+	enum log_kind last; /* of the entry applied last */
 
 	/* How far behind the replay is: an entry is marked when it is received, and the time until it is
 	 * applied goes into the histogram; one at a time. */

@@ -351,6 +351,7 @@ static void clone_machine(struct machine *m, void *argument)
 	if (!clone->error) {
 		commit.checksum = commit_checksum(&commit, session->secret);
 		/* Outputs are held before the standby can know that it may go live. */
+		m->live->acks_ring = session->provider->acks_ring;
 		live_begin_log(m, session->log, session->id);
 		CRASH_POINT("clone.before");
 		clone->committed = true;

@@ -1,6 +1,7 @@
 #!/bin/sh
-# All tests, in the order in which they fail fastest; closes with the counts of all together. Run by
-# `make check`. BUILD names the plain build folder.
+# tests/check.sh [sanitizers]: the unit and the integration tests, in the order in which they fail fastest,
+# or the unit tests once more under each sanitizer; closes with the counts of all together. Run by
+# `make check` and `make check-full`. BUILD names the plain build folder.
 cd "$(dirname "$0")/.." || exit
 BUILD=${BUILD:-build}
 export BUILD CRASH_BUILD=build-crash
@@ -21,12 +22,20 @@ part()
 }
 
 jobs=-j$(nproc)
-part "unit tests" make -s "$jobs" BUILD="$BUILD" unit
-part "unit tests, address and undefined-behaviour sanitizers" make -s "$jobs" SANITIZE=address,undefined unit
-part "unit tests, thread sanitizer" make -s "$jobs" SANITIZE=thread unit
-echo "== the build with crash points"
-make -s "$jobs" CRASH_POINTS=1 BUILD="$CRASH_BUILD" all || exit
-part "integration tests" tests/run_integration.sh
+case ${1:-} in
+sanitizers)
+	# Each in a build folder of its own, which the Makefile names.
+	part "unit tests, address and undefined-behaviour sanitizers" \
+		env -u BUILD make -s "$jobs" SANITIZE=address,undefined unit
+	part "unit tests, thread sanitizer" env -u BUILD make -s "$jobs" SANITIZE=thread unit
+	;;
+*)
+	part "unit tests" make -s "$jobs" BUILD="$BUILD" unit
+	echo "== the build with crash points"
+	make -s "$jobs" CRASH_POINTS=1 BUILD="$CRASH_BUILD" all || exit
+	part "integration tests" tests/run_integration.sh
+	;;
+esac
 
 echo "== in all"
 awk '{ p += $1; f += $3; s += $5 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 }' "$counts"

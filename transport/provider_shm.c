@@ -453,6 +453,7 @@ static void close_shm(struct connection *c)
 
 const struct provider provider_shm = {
 	.scheme = "shm",
+	.acks_ring = true,
 	.check = channel_check,
 	.listen = listen_shm,
 	.listener_fd = listener_fd,

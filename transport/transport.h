@@ -51,6 +51,7 @@ struct connection;
  */
 struct provider {
 	const char *scheme; /* "shm" for addresses of the form shm:NAME */
+	bool acks_ring; /* write_ack rings the peer's bell; if not, who waits for acks must poll */
 	/* Whether `where` can be an address at all, without a look at the network; -EINVAL says why not. */
 	int (*check)(const char *where);
 
@@ -99,7 +100,7 @@ struct provider {
 	int (*write_log)(struct connection *c, uint64_t lsn, const struct iovec *pieces, int count);
 	uint64_t (*written)(struct connection *c);
 
-	/* Standby, log thread: sets one counter of the peer's ack block and rings its bell. */
+	/* Standby, log thread: sets one counter of the peer's ack block; rings its bell if acks_ring. */
 	int (*write_ack)(struct connection *c, enum ack_counter counter, uint64_t value);
 
 	/* Standby: the ring, mapped twice in a row so that an entry is never split. Primary: its ack

@@ -139,7 +139,7 @@ static void what_is_whole_is_acknowledged_and_may_be_replayed(void **state)
 	for (unsigned i = 0; i < 200; i++)
 		place_clock(w);
 	await(&w->connection.acks[ACK_RECEIVED], w->lsn);
-	assert_int_equal(atomic_load(&w->replay.limit), w->lsn);
+	await(&w->replay.limit, w->lsn);
 	assert_int_equal(atomic_load(&w->connection.acks[ACK_REPLAYED]), 0);
 	assert_int_equal(atomic_load(&w->connection.acks[ACK_CONSUMED]), 0);
 }
