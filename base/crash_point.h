@@ -11,6 +11,7 @@
  *             apply.before apply.after                                 vCPU thread
  *   primary   release.before transmit.after                            dataplane thread
  *   clone     clone.before clone.after            around its last message, on the primary
+ *   durable   log.copied log.appended log.settled log.ended            log thread of a backup
  *   failover  fence.after arbiter.before arbiter.linked arbiter.won live.before live.after
  */
 #pragma once

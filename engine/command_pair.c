@@ -29,6 +29,21 @@ static double unix_time(uint64_t ns)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9 - (double)(now_ns() - ns) / 1e9;
 }
 
+static const char *commit_name(enum ack_counter commit)
+{
+	return commit == ACK_REPLAYED ? "replayed" : commit == ACK_DURABLE ? "durable" : "received";
+}
+
+static json_t *log_status(const struct durable_thread *log)
+{
+	uint64_t begin = atomic_load(&log->begin);
+	json_t *status = json_pack("{s:s, s:s}", "state",
+		atomic_load(&log->failed) ? "lost" : "kept", "storage", log->storage);
+	put(status, "durable_bytes", atomic_load(&log->durable));
+	put(status, "dropped_bytes", begin - log->origin.start);
+	return status;
+}
+
 static void on_status(void *context, json_t *status)
 {
 	struct pair *pair = context;
@@ -40,13 +55,13 @@ static void on_status(void *context, json_t *status)
 	if (session && pair->role == ROLE_PRIMARY) {
 		uint64_t flushed = atomic_load(&pair->host.live.flushed);
 		uint64_t replayed = session_replayed(session);
-		json_object_set_new(status, "commit",
-			json_string(session->commit == ACK_REPLAYED ? "replayed" : "received"));
+		json_object_set_new(status, "commit", json_string(commit_name(session->commit)));
 		put(status, "session", session->id);
 		put(status, "ring_bytes", session->ring);
 		put(status, "log_bytes", flushed);
 		put(status, "received_bytes", session_received(session));
 		put(status, "replayed_bytes", replayed);
+		put(status, "durable_bytes", session_durable(session));
 		put(status, "lag_bytes", flushed > replayed ? flushed - replayed : 0);
 		put(status, "clone_bytes", session->clone_bytes);
 		put_ms(status, "clone_ms", session->clone_ns);
@@ -58,6 +73,8 @@ static void on_status(void *context, json_t *status)
 		put(status, "received_bytes", limit);
 		put(status, "replayed_bytes", applied);
 		put(status, "lag_bytes", limit > applied ? limit - applied : 0);
+		if (session->log_thread)
+			json_object_set_new(status, "log", log_status(session->log_thread));
 		put_ms(status, "lag_p50_ms", histogram_quantile(&pair->replay.lag, 0.5));
 		put_ms(status, "lag_p99_ms", histogram_quantile(&pair->replay.lag, 0.99));
 	}
@@ -141,6 +158,8 @@ static int begin_standby(struct pair *pair)
 	const struct config *config = pair->host.config;
 	const char *where;
 	int error = provider_find(config->listen, &pair->provider, &where);
+	if (!error && config->log)
+		error = log_file_check(config->log, config->log_size, config->name);
 	/* Better now than when a primary comes: whether a machine can be made here at all. */
 	if (!error)
 		error = host_make_machine(

@@ -60,16 +60,18 @@ static int report(
 {
 	const struct machine *m = &offline->machine;
 	fflush(stdout);
-	if (m->verdict == MACHINE_CUT) {
+	uint64_t left = view->entries.end - offline->replay.reader.next;
+	/* A durable log ends where its writer did, which need not be where the guest does. */
+	bool is_cut = m->verdict == MACHINE_CUT && view->is_durable && left == 0;
+	if (m->verdict == MACHINE_CUT && !is_cut) {
 		say("the recording %s is cut short or damaged: %s; use a good copy or record again",
 			path, m->message);
 		return STATUS_RECORDING;
 	}
-	if (m->verdict != MACHINE_ENDED && m->verdict != MACHINE_STOPPED) {
+	if (!is_cut && m->verdict != MACHINE_ENDED && m->verdict != MACHINE_STOPPED) {
 		say("%s", m->message);
 		return m->verdict == MACHINE_DIVERGED ? STATUS_DIFFERS : STATUS_HOST;
 	}
-	uint64_t left = view->entries.origin + view->entries.size - offline->replay.reader.next;
 	if (left != 0) {
 		say("the recording %s is damaged: %" PRIu64
 		    " bytes follow its end; use a good copy or record again",
@@ -78,8 +80,9 @@ static int report(
 	}
 	fprintf(stderr,
 		"doppel: replayed %" PRIu64 " entries over %" PRIu64 " exits, %" PRIu64
-		" interrupts: every digest matched\n",
-		offline->replay.entries, m->exits, m->interrupts);
+		" interrupts: every digest matched%s\n",
+		offline->replay.entries, m->exits, m->interrupts,
+		is_cut ? "; the log ends there, before the guest does" : "");
 	return STATUS_OK;
 }
 
@@ -89,7 +92,7 @@ static int replay(struct offline *offline, const struct recording_view *view, co
 	m->live = &offline->live;
 	offline->replay = (struct replay){.offline = true,
 		.reader = view->entries,
-		.limit = view->entries.origin + view->entries.size,
+		.limit = view->entries.end,
 		.ended = true,
 		.session = 1,
 		.progress = release,
@@ -132,6 +135,13 @@ int command_replay(const struct config *config)
 		status = unreadable(error);
 		goto free_offline;
 	}
+	if (view.is_dropped) {
+		say("%s has dropped its entries before LSN %" PRIu64
+		    " to keep the newest: it can be dumped, but not replayed",
+			config->file, view.entries.next);
+		status = STATUS_RECORDING;
+		goto close_view;
+	}
 	error = machine_create(&offline->machine, view.memory_size, no_mac);
 	if (error) {
 		status = unreadable(error);
@@ -155,6 +165,9 @@ int command_dump(const struct config *config)
 	struct log_entry entry;
 	char text[256];
 	enum log_kind last = 0;
+	if (view.is_dropped)
+		say("%s has dropped its entries before LSN %" PRIu64 " to keep the newest",
+			config->file, view.entries.next);
 	while (log_reader_peek(&view.entries, &entry) == LOG_VALID) {
 		log_describe(&entry, text, sizeof text);
 		if (puts(text) == EOF)
@@ -163,8 +176,8 @@ int command_dump(const struct config *config)
 		last = entry.kind;
 	}
 	int status = STATUS_OK;
-	uint64_t left = view.entries.origin + view.entries.size - view.entries.next;
-	if (left != 0 || last != LOG_END) {
+	uint64_t left = view.entries.end - view.entries.next;
+	if (left != 0 || (last != LOG_END && !view.is_durable)) {
 		say("the recording %s is cut short or damaged: %" PRIu64
 		    " bytes behind LSN %" PRIu64 " are no entry; use a good copy or record again",
 			config->file, left, view.entries.next);

@@ -91,8 +91,13 @@ static int begin_recording(struct run *run, const char *path)
 		return fail(ENOMEM, "no memory for the machine's first state");
 	int error = machine_save(&host->machine, state);
 	if (!error)
-		error = recording_create(&run->recording, path, secret, 0, state, size,
-			host->machine.memory.base, host->machine.memory.size);
+		error = recording_create(&run->recording, path,
+			&(struct recording_origin){.vm = host->config->name,
+				.secret = secret,
+				.state = state,
+				.state_size = size,
+				.memory = host->machine.memory.base,
+				.memory_size = host->machine.memory.size});
 	if (!error)
 		error = log_writer_create(&run->log, &run_sink, run, RECORDING_RING, secret, 0);
 	free(state);

@@ -46,6 +46,9 @@ enum key {
 	KEY_ARBITER,
 	KEY_TAKE_OVER,
 	KEY_COMMIT,
+	KEY_LOG,
+	KEY_LOG_SIZE,
+	KEY_LOG_KEEP,
 	KEY_HEARTBEAT,
 	KEY_TIMEOUT,
 	KEY_RING,
@@ -82,12 +85,23 @@ static const struct {
 	{PRIMARY | STANDBY,
 		{"arbiter", KEY_ARBITER, "dir:PATH", 0,
 			"a directory that both hosts see: who may run the VM is decided there", 0}},
+	{PRIMARY | STANDBY, {"commit", KEY_COMMIT, "LEVEL", 0,
+				    "what an output of a protected guest waits for: received "
+				    "(default), durable or replayed by the backup",
+				    0}},
+	{STANDBY, {"log", KEY_LOG, "PATH", 0,
+			  "keep a durable log here, which `doppel replay` and `dump` read; on "
+			  "persistent memory or any file system",
+			  0}},
+	{STANDBY, {"log-size", KEY_LOG_SIZE, "SIZE", 0,
+			  "its size, all set aside at once (default: 1G)", 0}},
+	{STANDBY, {"log-keep", KEY_LOG_KEEP, "all|newest", 0,
+			  "when the log is full: take no more (default), or drop the oldest "
+			  "entries, after which it cannot be replayed",
+			  0}},
 	{PRIMARY,
 		{"take-over", KEY_TAKE_OVER, NULL, 0,
 			"start although the VM has run before: whoever runs it now is deposed", 0}},
-	{PRIMARY, {"commit", KEY_COMMIT, "LEVEL", 0,
-			  "what an output waits for: received (default) or replayed by the backup",
-			  0}},
 	{PRIMARY | STANDBY, {"heartbeat", KEY_HEARTBEAT, "HOST", 0,
 				    "local address for heartbeats (default: 127.0.0.1)", 0}},
 	{PRIMARY | STANDBY,
@@ -213,9 +227,30 @@ static int take(struct config *config, int key, char *value)
 		config->take_over = true;
 		break;
 	case KEY_COMMIT:
-		if (strcmp(value, "received") != 0 && strcmp(value, "replayed") != 0)
-			return fail(EINVAL, "--commit %s: give received or replayed", value);
-		config->commit = strcmp(value, "received") == 0 ? ACK_RECEIVED : ACK_REPLAYED;
+		if (strcmp(value, "received") == 0)
+			config->commit = ACK_RECEIVED;
+		else if (strcmp(value, "replayed") == 0)
+			config->commit = ACK_REPLAYED;
+		else if (strcmp(value, "durable") == 0)
+			config->commit = ACK_DURABLE;
+		else
+			return fail(
+				EINVAL, "--commit %s: give received, durable or replayed", value);
+		break;
+	case KEY_LOG:
+		config->log = value;
+		break;
+	case KEY_LOG_SIZE:
+		config->log_size = parse_size(value);
+		if (config->log_size < (4u << 20) || config->log_size > (1ull << 40) ||
+			config->log_size % 4096 != 0)
+			return fail(EINVAL,
+				"--log-size %s: give a size from 4M to 1024G, such as 1G", value);
+		break;
+	case KEY_LOG_KEEP:
+		if (strcmp(value, "all") != 0 && strcmp(value, "newest") != 0)
+			return fail(EINVAL, "--log-keep %s: give all or newest", value);
+		config->log_newest = value[0] == 'n';
 		break;
 	case KEY_HEARTBEAT:
 		config->heartbeat = value;
@@ -336,6 +371,7 @@ int config_parse(struct config *config, int argc, char **argv)
 		.commit = ACK_RECEIVED,
 		.timeout_ms = 500,
 		.ring = 16u << 20,
+		.log_size = 1u << 30,
 		.heartbeat = "127.0.0.1",
 		.command = COMMANDS};
 	for (unsigned i = 0; i < COMMANDS; i++) {

@@ -44,6 +44,9 @@ struct config {
 	uint64_t memory;       /* bytes; 0: not given */
 	uint64_t ring;         /* bytes of log */
 	enum ack_counter commit;
+	const char *log;     /* the durable log's file, on a standby */
+	uint64_t log_size;   /* bytes, a multiple of 4,096 */
+	bool log_newest;     /* a full log drops its oldest entries */
 	unsigned timeout_ms; /* heartbeats */
 	bool take_over, json;
 	uint8_t mac[6];

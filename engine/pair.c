@@ -120,6 +120,12 @@ static void replay_drained(void *context)
 	host_wake(&pair->host);
 }
 
+static void log_copied(void *context)
+{
+	struct pair *pair = context;
+	host_wake(&pair->host);
+}
+
 static void receiver_broken(void *context)
 {
 	struct pair *pair = context;
@@ -131,6 +137,18 @@ static uint64_t released_elsewhere(void *context)
 {
 	const struct session *session = context;
 	return atomic_load_explicit(&session->receiver.released, memory_order_acquire);
+}
+
+/* Lets a follower's guest run, once its durable log, if there is one, has a copy of its first state. */
+static void start_following(struct pair *pair)
+{
+	struct machine *m = &pair->host.machine;
+	const struct durable_thread *log = pair->session->log_thread;
+	if (atomic_load(&m->started) || machine_ended(m) || (log && !atomic_load(&log->is_copied)))
+		return;
+	int error = host_start_machine(&pair->host);
+	if (error)
+		pair_halt(pair, command_failed(error));
 }
 
 static void stop_listening(struct pair *pair)
@@ -180,13 +198,18 @@ void pair_answer(evutil_socket_t fd, short what, void *context)
 	session->heard_ns = now_ns();
 	role_change(&pair->role, ROLE_BACKUP);
 	stop_listening(pair);
-	error = host_start_machine(host);
+	if (session->log_thread) {
+		session->log_thread->copied = log_copied;
+		session->log_thread->context = pair;
+		error = durable_thread_start(session->log_thread);
+	}
 	if (!error)
 		error = receiver_start(&session->receiver);
 	if (error) {
 		pair_halt(pair, command_failed(error));
 		return;
 	}
+	start_following(pair);
 	say("following the primary of VM %s, generation %" PRIu64, host->config->name,
 		pair->generation);
 }
@@ -203,6 +226,8 @@ static void beat(struct pair *pair, uint32_t flags)
 		heartbeat.progress = atomic_load(&pair->replay.applied);
 	if (pair->stop_wanted)
 		heartbeat.flags |= HEARTBEAT_STOP_REQUESTED;
+	if (session->log_thread && atomic_load(&session->log_thread->failed))
+		heartbeat.flags |= HEARTBEAT_LOG_LOST;
 	session_beat(session, &heartbeat);
 }
 
@@ -257,6 +282,8 @@ static void heard(struct pair *pair)
 	session_hear(session);
 	if (pair->role == ROLE_PRIMARY && (session->heard.flags & HEARTBEAT_STOP_REQUESTED))
 		stop_vm(pair);
+	if (pair->role == ROLE_PRIMARY && (session->heard.flags & HEARTBEAT_LOG_LOST))
+		session_forgo_durable(session, &pair->host);
 }
 
 /* The other side's connection has ended. */
@@ -383,6 +410,8 @@ void pair_woken(void *context)
 {
 	struct pair *pair = context;
 	struct machine *m = &pair->host.machine;
+	if (pair->role == ROLE_BACKUP || pair->role == ROLE_LIVE)
+		start_following(pair);
 	bool ended = pair->host.has_machine && machine_ended(m);
 	switch (pair->role) {
 	case ROLE_SOLO:

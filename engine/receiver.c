@@ -61,6 +61,22 @@ static void acknowledge(struct receiver *receiver, enum ack_counter counter, uin
 		CRASH_POINT("ack.after");
 }
 
+/* Acknowledges what is persistent. Returns up to where the log needs the ring no more. */
+static uint64_t acknowledge_durable(struct receiver *receiver, uint64_t received, uint64_t *acked)
+{
+	if (!receiver->log)
+		return UINT64_MAX;
+	uint64_t done = durable_thread_done(receiver->log);
+	uint64_t durable = atomic_load_explicit(&receiver->log->durable, memory_order_acquire);
+	if (durable > *acked) {
+		CHECK(L1, durable <= received, "LSN %llu is durable, and only %llu was received",
+			(unsigned long long)durable, (unsigned long long)received);
+		acknowledge(receiver, ACK_DURABLE, durable);
+		*acked = durable;
+	}
+	return done;
+}
+
 /*
  * An ack wakes the primary's dataplane. So it is written at once when somebody waits for it there,
  * the commit counter's for an output and `consumed` for room, and otherwise with the next beat.
@@ -71,7 +87,8 @@ static void *run(void *argument)
 	struct idle idle = {
 		.bell = receiver->provider->bell(receiver->connection), .longest_ns = SLEEP_NS};
 	struct replay *replay = receiver->machine->replay;
-	uint64_t received = 0, received_acked = 0, replayed_acked = 0, consumed_acked = 0;
+	uint64_t received = 0, received_acked = 0, replayed_acked = 0, durable_acked = 0;
+	uint64_t consumed_acked = 0;
 	uint64_t beats = 0, beat_ns = 0, partial_ns = 0;
 	pthread_setname_np(pthread_self(), "receiver");
 	while (!atomic_load_explicit(&receiver->stopping, memory_order_acquire)) {
@@ -83,6 +100,8 @@ static void *run(void *argument)
 		if (busy) {
 			atomic_store_explicit(&receiver->heard_ns, now, memory_order_relaxed);
 			received = receiver->reader.next;
+			if (receiver->log)
+				durable_thread_extend(receiver->log, received);
 		}
 		if (received > received_acked &&
 			(beat || (receiver->awaited && !receiver->prompt))) {
@@ -95,15 +114,17 @@ static void *run(void *argument)
 		uint64_t applied = atomic_load_explicit(&replay->applied, memory_order_acquire);
 		CHECK(L3, applied <= received, "LSN %llu is applied, and only %llu was received",
 			(unsigned long long)applied, (unsigned long long)received);
-		bool much = applied - consumed_acked > receiver->reader.size / RING_SHARE;
+		uint64_t logged = acknowledge_durable(receiver, received, &durable_acked);
+		uint64_t consumed = logged < applied ? logged : applied;
+		bool much = consumed - consumed_acked > receiver->reader.size / RING_SHARE;
 		if (applied > replayed_acked && (beat || much || receiver->prompt)) {
 			acknowledge(receiver, ACK_REPLAYED, applied);
 			replayed_acked = applied;
 			busy = true;
 		}
-		if (applied > consumed_acked && (beat || much)) {
-			acknowledge(receiver, ACK_CONSUMED, applied);
-			consumed_acked = applied;
+		if (consumed > consumed_acked && (beat || much)) {
+			acknowledge(receiver, ACK_CONSUMED, consumed);
+			consumed_acked = consumed;
 		}
 		if (beat) {
 			acknowledge(receiver, ACK_BEAT, ++beats);

@@ -176,6 +176,32 @@ uint64_t session_replayed(struct session *session)
 		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
 }
 
+uint64_t session_durable(struct session *session)
+{
+	return ack_read(&session->durable,
+		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+}
+
+static uint64_t received_instead(void *context)
+{
+	struct session *session = context;
+	return ack_read(&session->fallback,
+		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+}
+
+void session_forgo_durable(struct session *session, struct host *host)
+{
+	if (session->commit != ACK_DURABLE)
+		return;
+	session->commit = ACK_RECEIVED;
+	const struct commit commit = {
+		.session = session->id, .reached = received_instead, .context = session};
+	host_set_commit(host, &commit, session->provider->bell(session->connection));
+	say("the backup's durable log is lost: outputs wait until they are received, and no longer "
+	    "until "
+	    "they are durable");
+}
+
 /* ---- primary: the handshake ---- */
 
 static int greet(struct session *session, struct host *host, struct arbiter *arbiter)
@@ -251,9 +277,11 @@ int session_connect(struct session **out, struct host *host, const char *address
 		goto undo;
 	const struct ack_block *acks = provider->acks(session->connection);
 	session->committed = (struct ack_reader){acks, session->secret, session->commit, 0};
+	session->fallback = (struct ack_reader){acks, session->secret, ACK_RECEIVED, 0};
 	session->consumed = (struct ack_reader){acks, session->secret, ACK_CONSUMED, 0};
 	session->received = (struct ack_reader){acks, session->secret, ACK_RECEIVED, 0};
 	session->replayed = (struct ack_reader){acks, session->secret, ACK_REPLAYED, 0};
+	session->durable = (struct ack_reader){acks, session->secret, ACK_DURABLE, 0};
 	session->beat = (struct ack_reader){acks, session->secret, ACK_BEAT, 0};
 	*out = session;
 	return 0;
@@ -424,7 +452,8 @@ static int examine(const struct hello *hello, const struct host *host,
 		hello->memory % PAGE != 0 || hello->ring < LOG_RING_MIN ||
 		hello->ring > (1u << 30) || (hello->ring & (hello->ring - 1)) != 0 ||
 		hello->session == SESSION_ALONE ||
-		(hello->commit != ACK_RECEIVED && hello->commit != ACK_REPLAYED))
+		(hello->commit != ACK_RECEIVED && hello->commit != ACK_REPLAYED &&
+			hello->commit != ACK_DURABLE))
 		return fail(EPROTO, "the primary's greeting asks for what cannot be");
 	if (arbiter_holder(arbiter, hello->generation, &holder) < 0 ||
 		strcmp(holder.tag, hello->holder) != 0)
@@ -438,6 +467,54 @@ static int examine(const struct hello *hello, const struct host *host,
 			"generation %llu of VM %s is not the newest: the primary was deposed",
 			(unsigned long long)hello->generation, config->name);
 	return 0;
+}
+
+/* Sets the durable log's file aside, if there is to be one, while the primary can still be refused. */
+static int make_log(struct session *session, const struct config *config, const struct hello *hello)
+{
+	if (!config->log && hello->commit == ACK_DURABLE)
+		return fail(EPERM, "the primary asks for --commit durable, and this standby has no "
+				   "--log PATH");
+	if (!config->log)
+		return 0;
+	uint64_t least = durable_size_min(machine_state_size(), hello->memory);
+	if (config->log_size < least)
+		return fail(EPERM,
+			"a log of %llu MiB is too small for a guest with %llu MiB of memory: give "
+			"%llu MiB with --log-size",
+			(unsigned long long)(config->log_size >> 20),
+			(unsigned long long)(hello->memory >> 20),
+			(unsigned long long)((least + (1u << 20) - 1) >> 20));
+	session->log_thread = calloc(1, sizeof *session->log_thread);
+	if (!session->log_thread)
+		return fail(ENOMEM, "no memory for the log's thread");
+	session->log_thread->keep = config->log_newest ? DURABLE_KEEP_NEWEST : DURABLE_KEEP_ALL;
+	int error = log_file_make(
+		&session->log_thread->file, config->log, config->log_size, config->name);
+	if (!error)
+		session->log_thread->storage = session->log_thread->file->kind->name;
+	return error;
+}
+
+/* The machine is what it will be at the log's first entry. */
+static int begin_log(struct session *session, struct host *host)
+{
+	struct durable_thread *log = session->log_thread;
+	void *state = malloc(machine_state_size());
+	if (!state)
+		return fail(ENOMEM, "no memory for the log's first state");
+	log->origin = (struct recording_origin){.vm = host->config->name,
+		.generation = session->generation,
+		.secret = session->secret,
+		.state = state,
+		.state_size = machine_state_size(),
+		.memory = host->machine.memory.base,
+		.memory_size = host->machine.memory.size};
+	log->ring = session->provider->ring(session->connection);
+	log->ring_size = session->ring;
+	if (session->commit == ACK_DURABLE)
+		log->progress = session->provider->bell(session->connection);
+	return machine_save(&host->machine, state);
 }
 
 static int answer(struct session *session, struct host *host, struct arbiter *arbiter)
@@ -454,6 +531,8 @@ static int answer(struct session *session, struct host *host, struct arbiter *ar
 		model = host->machine.vcpu.model;
 		error = examine(&hello, host, &model, arbiter);
 	}
+	if (!error)
+		error = make_log(session, host->config, &hello);
 	if (!error)
 		error = open_beats(session, host, &welcome.beat_port);
 	if (error) {
@@ -523,6 +602,8 @@ int session_accept(struct session **out, struct host *host, const struct provide
 		error = answer(session, host, arbiter);
 	if (!error)
 		error = receive_machine(session, host, &time_ns);
+	if (!error && session->log_thread)
+		error = begin_log(session, host);
 	if (error) {
 		session_close(session);
 		host_drop_machine(host);
@@ -537,6 +618,7 @@ int session_accept(struct session **out, struct host *host, const struct provide
 	session->receiver = (struct receiver){.provider = provider,
 		.connection = session->connection,
 		.machine = &host->machine,
+		.log = session->log_thread,
 		.prompt = session->commit == ACK_REPLAYED};
 	log_reader_ring(&session->receiver.reader, provider->ring(session->connection),
 		session->ring, session->secret, 0);
@@ -562,6 +644,7 @@ void session_close(struct session *session)
 {
 	if (!session)
 		return;
+	durable_thread_stop(session->log_thread);
 	if (session->connection) {
 		session->provider->fence(session->connection);
 		session->provider->close(session->connection);

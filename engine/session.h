@@ -49,12 +49,15 @@ struct session {
 	/* Primary. Each reader belongs to one thread. */
 	struct live *live;
 	struct log_writer *log;
-	struct ack_reader committed;                /* dataplane thread */
-	struct ack_reader consumed;                 /* vCPU thread */
-	struct ack_reader received, replayed, beat; /* control thread */
+	struct ack_reader committed; /* dataplane thread */
+	struct ack_reader
+		fallback; /* dataplane thread: `received`, once the backup's durable log is lost */
+	struct ack_reader consumed;                          /* vCPU thread */
+	struct ack_reader received, replayed, durable, beat; /* control thread */
 	uint64_t clone_ns, clone_bytes; /* how long the guest stood still, and what was copied */
 
 	/* Backup. */
+	struct durable_thread *log_thread; /* NULL without --log */
 	struct receiver receiver;
 };
 
@@ -80,9 +83,14 @@ void session_hear(struct session *session);
 /* How far the backup is, on the primary, control thread. */
 uint64_t session_received(struct session *session);
 uint64_t session_replayed(struct session *session);
+uint64_t session_durable(struct session *session);
 
 /* The commit counter's LSN, on the dataplane thread; `context` is the session. */
 uint64_t session_committed(void *context);
+
+/* Primary, control thread: the backup's durable log is lost, and outputs wait for `received` from here
+ * on. Nothing is to be done at another commit level. */
+void session_forgo_durable(struct session *session, struct host *host);
 
 /* No thread may use the session any more. */
 void session_close(struct session *session);

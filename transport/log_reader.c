@@ -8,23 +8,33 @@ void log_reader_ring(struct log_reader *reader, const uint8_t *ring, uint64_t si
 	CHECK(L2, size >= 8 && (size & (size - 1)) == 0 && start % 8 == 0,
 		"a ring of %llu bytes from LSN %llu", (unsigned long long)size,
 		(unsigned long long)start);
-	*reader = (struct log_reader){
-		.base = ring, .size = size, .is_ring = true, .secret = secret, .next = start};
+	*reader = (struct log_reader){.base = ring,
+		.size = size,
+		.is_ring = true,
+		.end = UINT64_MAX,
+		.secret = secret,
+		.next = start};
 }
 
 void log_reader_file(struct log_reader *reader, const uint8_t *entries, uint64_t size,
 	uint64_t secret, uint64_t start)
 {
-	*reader = (struct log_reader){
-		.base = entries, .size = size, .origin = start, .secret = secret, .next = start};
+	*reader = (struct log_reader){.base = entries,
+		.size = size,
+		.origin = start,
+		.end = start + size,
+		.secret = secret,
+		.next = start};
 }
 
 enum log_verdict log_reader_peek(const struct log_reader *reader, struct log_entry *out)
 {
-	/* In a ring, whatever its offset, an entry of up to the ring's size is contiguous. */
-	uint64_t offset =
-		reader->is_ring ? reader->next & (reader->size - 1) : reader->next - reader->origin;
-	uint64_t available = reader->is_ring ? reader->size : reader->size - offset;
+	if (reader->next >= reader->end)
+		return LOG_ABSENT;
+	/* Whatever its offset, an entry of up to the size is contiguous. */
+	uint64_t offset = reader->is_ring ? reader->next & (reader->size - 1)
+					  : (reader->next - reader->origin) % reader->size;
+	uint64_t available = reader->is_ring ? reader->size : reader->end - reader->next;
 	struct log_entry entry;
 	enum log_verdict verdict =
 		log_decode(reader->base + offset, available, reader->secret, reader->next, &entry);

@@ -9,8 +9,9 @@
 
 struct log_reader {
 	const uint8_t *base; /* a ring mapped twice in a row, or a recording's first entry */
-	uint64_t size;   /* of the ring (a power of two), or the bytes of the recording's entries */
+	uint64_t size;   /* of the ring (a power of two), or of the recording's area for entries */
 	uint64_t origin; /* 0 for a ring; the first LSN for a recording */
+	uint64_t end;    /* there is nothing from here on; UINT64_MAX for a ring */
 	bool is_ring;
 	uint64_t secret;
 	uint64_t next;     /* LSN of the entry that comes next */
@@ -19,6 +20,8 @@ struct log_reader {
 
 void log_reader_ring(struct log_reader *reader, const uint8_t *ring, uint64_t size, uint64_t secret,
 	uint64_t start);
+/* A recording: it may be a durable log that has dropped its oldest entries, which then sets `next` and
+ * `end`, and has the area mapped twice in a row as well. */
 void log_reader_file(struct log_reader *reader, const uint8_t *entries, uint64_t size,
 	uint64_t secret, uint64_t start);
 

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "transport/checksum.h"
+#include "transport/recording_format.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,39 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PAGE 4096u
-
-struct file_header {
-	char magic[8];
-	uint32_t version;
-	uint32_t state_size;
-	uint64_t secret;
-	uint64_t start;
-	uint64_t memory_size;
-	uint64_t page_count;
-	uint32_t crc;
-	uint32_t reserved;
-};
-_Static_assert(sizeof(struct file_header) == 56, "the file's bytes");
-#define CHECKED_HEADER offsetof(struct file_header, crc)
-_Static_assert(offsetof(struct file_header, crc) == 48, "the file's bytes");
-
-struct page {
-	uint64_t number;
-	uint8_t bytes[PAGE];
-};
-_Static_assert(sizeof(struct page) == 4104, "the file's bytes");
-
-static const char magic[8] = {'D', 'O', 'P', 'P', 'E', 'L', 'R', 'C'};
-
-/* Standard CRC32C, begun and ended with inversions, over what the header's `crc` covers. */
-#define CRC_BEGIN UINT32_MAX
-
-static size_t padding(size_t state_size)
-{
-	return -state_size & 7;
-}
-
 /* ---- Writing ---- */
 
 struct recording {
@@ -52,15 +20,10 @@ struct recording {
 	char path[];
 };
 
-static bool is_zero(const uint8_t *page)
-{
-	/* Equal to itself shifted by a byte, and that byte is zero. */
-	return page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0;
-}
-
 /* Writes all of it; changes the vector. */
-static int write_all(struct recording *recording, struct iovec *pieces, int count)
+static int write_all(void *context, struct iovec *pieces, int count)
 {
+	struct recording *recording = context;
 	while (count > 0) {
 		ssize_t n = writev(recording->fd, pieces, count);
 		if (n < 0 && errno == EINTR)
@@ -80,46 +43,6 @@ static int write_all(struct recording *recording, struct iovec *pieces, int coun
 		}
 	}
 	return 0;
-}
-
-/* Counts the pages to be written and, if asked, checksums them in the order of write_pages. */
-static uint64_t survey_pages(const uint8_t *memory, uint64_t memory_size, uint32_t *crc)
-{
-	uint64_t count = 0;
-	for (uint64_t number = 0; number < memory_size / PAGE; number++) {
-		const uint8_t *page = memory + number * PAGE;
-		if (is_zero(page))
-			continue;
-		count++;
-		if (crc) {
-			*crc = crc32c(*crc, &number, sizeof number);
-			*crc = crc32c(*crc, page, PAGE);
-		}
-	}
-	return count;
-}
-
-static int write_pages(struct recording *recording, const uint8_t *memory, uint64_t memory_size)
-{
-	enum { BATCH = 128 };
-	uint64_t numbers[BATCH];
-	struct iovec pieces[2 * BATCH];
-	int gathered = 0;
-	for (uint64_t number = 0; number < memory_size / PAGE; number++) {
-		const uint8_t *page = memory + number * PAGE;
-		if (is_zero(page))
-			continue;
-		numbers[gathered] = number;
-		pieces[2 * gathered] = (struct iovec){&numbers[gathered], sizeof numbers[0]};
-		pieces[2 * gathered + 1] = (struct iovec){(void *)page, PAGE};
-		if (++gathered < BATCH)
-			continue;
-		int error = write_all(recording, pieces, 2 * gathered);
-		if (error)
-			return error;
-		gathered = 0;
-	}
-	return write_all(recording, pieces, 2 * gathered);
 }
 
 /* Opens the file to write; `made` tells whether it is ours to remove again. */
@@ -145,46 +68,20 @@ static int open_new(const char *path, bool *made)
 	return fd;
 }
 
-int recording_create(struct recording **out, const char *path, uint64_t secret, uint64_t start,
-	const void *state, size_t state_size, const uint8_t *memory, uint64_t memory_size)
+int recording_create(
+	struct recording **out, const char *path, const struct recording_origin *origin)
 {
-	CHECK(L1, state_size <= UINT32_MAX && memory_size % PAGE == 0 && start % 8 == 0,
-		"a recording of %zu bytes of state and %llu of memory from LSN %llu", state_size,
-		(unsigned long long)memory_size, (unsigned long long)start);
 	struct recording *recording = malloc(sizeof *recording + strlen(path) + 1);
 	if (!recording)
 		return fail(ENOMEM, "no memory for the recording %s", path);
 	strcpy(recording->path, path);
-	recording->next = start;
+	recording->next = origin->start;
 	bool made;
 	int error = recording->fd = open_new(path, &made);
 	if (error < 0)
 		goto free_recording;
-
-	struct file_header header = {
-		.version = RECORDING_VERSION,
-		.state_size = (uint32_t)state_size,
-		.secret = secret,
-		.start = start,
-		.memory_size = memory_size,
-	};
-	memcpy(header.magic, magic, sizeof magic);
-	/* The header tells how many pages follow and is covered by the checksum that covers them,
-	 * so memory is surveyed before it is written. A pipe can thus be written, too. */
-	header.page_count = survey_pages(memory, memory_size, NULL);
-	uint32_t crc = crc32c(CRC_BEGIN, &header, CHECKED_HEADER);
-	crc = crc32c(crc, state, state_size);
-	survey_pages(memory, memory_size, &crc);
-	header.crc = ~crc;
-	static const uint8_t zeros[8];
-	struct iovec front[] = {
-		{&header, sizeof header},
-		{(void *)state, state_size},
-		{(void *)zeros, padding(state_size)},
-	};
-	error = write_all(recording, front, 3);
-	if (!error)
-		error = write_pages(recording, memory, memory_size);
+	error = recording_write_front(
+		origin, recording_count_pages(origin), 0, write_all, recording);
 	if (error)
 		goto remove_file;
 	*out = recording;
@@ -251,31 +148,21 @@ int recording_close(struct recording *recording)
 
 /* ---- Reading ---- */
 
-static int map_file(struct recording_view *view, const char *path)
+static int map_file(struct recording_view *view, int fd, const char *path)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	if (fd < 0)
-		return fail(errno, "cannot open the recording %s: %s; check its name", path,
-			strerror(errno));
-	int error = 0;
 	struct stat st;
-	if (fstat(fd, &st) < 0) {
-		error = fail(errno, "cannot look at the recording %s: %s", path, strerror(errno));
-	} else if (!S_ISREG(st.st_mode)) {
-		error = fail(
+	if (fstat(fd, &st) < 0)
+		return fail(errno, "cannot look at the recording %s: %s", path, strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return fail(
 			EBADMSG, "%s is not a recording: not a regular file; check its name", path);
-	} else if (st.st_size == 0) {
-		error = fail(EBADMSG, "%s is not a recording: it is empty; record again", path);
-	} else {
-		void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-		if (map == MAP_FAILED)
-			error = fail(
-				errno, "cannot map the recording %s: %s", path, strerror(errno));
-		else
-			*view = (struct recording_view){.map = map, .map_size = (size_t)st.st_size};
-	}
-	close(fd);
-	return error;
+	if (st.st_size == 0)
+		return fail(EBADMSG, "%s is not a recording: it is empty; record again", path);
+	void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (map == MAP_FAILED)
+		return fail(errno, "cannot map the recording %s: %s", path, strerror(errno));
+	*view = (struct recording_view){.map = map, .map_size = (size_t)st.st_size};
+	return 0;
 }
 
 static int cut_short(const struct recording_view *view, const char *path, const char *what)
@@ -292,95 +179,187 @@ static int damaged(const char *path, const char *what, size_t offset)
 		path, what, offset);
 }
 
-/* Every length is bounded by the file's size before it is used. */
-static int parse(struct recording_view *view, const char *path)
+static int parse_header(
+	const struct recording_view *view, const char *path, struct recording_header *header)
 {
-	struct file_header header;
-	size_t compared = view->map_size < sizeof magic ? view->map_size : sizeof magic;
-	if (memcmp(view->map, magic, compared) != 0)
+	size_t compared =
+		view->map_size < sizeof header->magic ? view->map_size : sizeof header->magic;
+	if (memcmp(view->map, recording_magic, compared) != 0)
 		return fail(EBADMSG,
 			"%s is not a recording: it does not begin with \"%.8s\"; check its name",
-			path, magic);
-	if (view->map_size < sizeof header)
+			path, recording_magic);
+	/* Another version's header may be shorter. */
+	if (view->map_size >= offsetof(struct recording_header, state_size)) {
+		memcpy(&header->version, view->map + offsetof(struct recording_header, version),
+			sizeof header->version);
+		if (header->version != RECORDING_VERSION)
+			return fail(EBADMSG,
+				"the recording %s has version %u, and this doppel reads version "
+				"%u; use "
+				"the one that made it",
+				path, header->version, RECORDING_VERSION);
+	}
+	if (view->map_size < sizeof *header)
 		return cut_short(view, path, "header");
-	memcpy(&header, view->map, sizeof header);
-	if (header.version != RECORDING_VERSION)
-		return fail(EBADMSG,
-			"the recording %s has version %u, and this doppel reads version %u; use "
-			"the one that made it",
-			path, header.version, RECORDING_VERSION);
-	if (header.reserved != 0)
+	memcpy(header, view->map, sizeof *header);
+	if (header->reserved != 0)
 		return damaged(path, "reserved bytes that are not zero",
-			offsetof(struct file_header, reserved));
-	if (header.memory_size % PAGE != 0)
+			offsetof(struct recording_header, reserved));
+	if (header->memory_size % RECORDING_PAGE != 0)
 		return damaged(path, "a memory size that is not whole pages",
-			offsetof(struct file_header, memory_size));
-	if (header.page_count > header.memory_size / PAGE)
+			offsetof(struct recording_header, memory_size));
+	if (header->page_count > header->memory_size / RECORDING_PAGE)
 		return damaged(path, "more pages than memory has",
-			offsetof(struct file_header, page_count));
-	if (header.start % 8 != 0 || header.start > INT64_MAX)
+			offsetof(struct recording_header, page_count));
+	if (header->start % 8 != 0 || header->start > INT64_MAX)
 		return damaged(
-			path, "an impossible first LSN", offsetof(struct file_header, start));
+			path, "an impossible first LSN", offsetof(struct recording_header, start));
+	if (header->area % RECORDING_PAGE != 0 || header->area > view->map_size)
+		return damaged(path, "an impossible area for entries",
+			offsetof(struct recording_header, area));
+	for (size_t i = RECORDING_VM_MAX; i < sizeof header->vm; i++) {
+		if (header->vm[i] != 0)
+			return damaged(path, "a VM's name without an end",
+				offsetof(struct recording_header, vm) + i);
+	}
+	return 0;
+}
 
-	size_t offset = sizeof header;
-	size_t padded = (size_t)header.state_size + padding(header.state_size);
+/* State and pages, with the header's checksum. Every length is bounded by the file's size before it
+ * is used. `end` is where they end. */
+static int parse_front(struct recording_view *view, const char *path,
+	const struct recording_header *header, size_t *end)
+{
+	size_t offset = sizeof *header;
+	size_t padded = (size_t)header->state_size + recording_padding(header->state_size);
 	if (padded > view->map_size - offset)
 		return cut_short(view, path, "machine's state");
 	view->state = view->map + offset;
-	view->state_size = header.state_size;
-	for (size_t i = header.state_size; i < padded; i++) {
+	view->state_size = header->state_size;
+	for (size_t i = header->state_size; i < padded; i++) {
 		if (view->map[offset + i] != 0)
 			return damaged(path, "padding that is not zero", offset + i);
 	}
 	offset += padded;
-	if (header.page_count > (view->map_size - offset) / sizeof(struct page))
+	if (header->page_count > (view->map_size - offset) / sizeof(struct recording_page))
 		return cut_short(view, path, "memory's pages");
-	view->memory_size = header.memory_size;
-	view->page_count = header.page_count;
+	view->memory_size = header->memory_size;
+	view->page_count = header->page_count;
 	view->pages = view->map + offset;
+	view->generation = header->generation;
+	memcpy(view->vm, header->vm, sizeof view->vm);
 
-	uint32_t crc = crc32c(CRC_BEGIN, &header, CHECKED_HEADER);
+	uint32_t crc = crc32c(RECORDING_CRC_BEGIN, header, RECORDING_CHECKED);
 	crc = crc32c(crc, view->state, view->state_size);
-	crc = ~crc32c(crc, view->pages, (size_t)view->page_count * sizeof(struct page));
-	if (crc != header.crc)
+	crc = ~crc32c(crc, view->pages, (size_t)view->page_count * sizeof(struct recording_page));
+	if (crc != header->crc)
 		return damaged(
-			path, "the checksum of state and memory is not that", CHECKED_HEADER);
-	for (uint64_t i = 0, least = 0; i < view->page_count; i++, offset += sizeof(struct page)) {
+			path, "the checksum of state and memory is not that", RECORDING_CHECKED);
+	for (uint64_t i = 0, least = 0; i < view->page_count;
+		i++, offset += sizeof(struct recording_page)) {
 		uint64_t number;
 		memcpy(&number, view->map + offset, sizeof number);
-		if (number < least || number >= header.memory_size / PAGE)
+		if (number < least || number >= header->memory_size / RECORDING_PAGE)
 			return damaged(path, "a page number out of order or of memory", offset);
 		least = number + 1;
 	}
-	log_reader_file(&view->entries, view->map + offset, view->map_size - offset, header.secret,
-		header.start);
+	*end = offset;
 	return 0;
+}
+
+/* Maps the area again, twice in a row: whatever its offset, an entry is then contiguous. */
+static int map_lap(
+	struct recording_view *view, int fd, const char *path, uint64_t offset, uint64_t area)
+{
+	uint8_t *lap = mmap(NULL, 2 * area, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (lap == MAP_FAILED)
+		return fail(errno, "cannot map the recording %s: %s", path, strerror(errno));
+	view->lap = lap;
+	for (unsigned i = 0; i < 2; i++) {
+		if (mmap(lap + i * area, area, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd,
+			    (off_t)offset) == MAP_FAILED)
+			return fail(
+				errno, "cannot map the recording %s: %s", path, strerror(errno));
+	}
+	return 0;
+}
+
+/* A durable log's two ends, and its entries. */
+static int parse_area(struct recording_view *view, int fd, const char *path,
+	const struct recording_header *header, size_t front)
+{
+	uint64_t offset = recording_page_up(front), area = header->area;
+	uint64_t entries = offset + RECORDING_ENDS * RECORDING_PAGE;
+	if (entries + area > view->map_size)
+		return cut_short(view, path, "area for entries");
+	if (entries + area < view->map_size)
+		return damaged(path, "bytes behind the area for entries", entries + area);
+	struct recording_end newest = {0};
+	bool found = false;
+	for (unsigned i = 0; i < RECORDING_ENDS; i++) {
+		struct recording_end end;
+		memcpy(&end, view->map + offset + i * RECORDING_PAGE, sizeof end);
+		if (end.check != recording_end_check(header->secret, &end) ||
+			end.begin < header->start || end.begin % 8 != 0 || end.end < end.begin ||
+			end.end % 8 != 0 || end.end - end.begin > area || end.end > INT64_MAX)
+			continue;
+		if (!found || end.sequence > newest.sequence)
+			newest = end;
+		found = true;
+	}
+	if (!found)
+		return damaged(path, "neither of the two ends of the log is right", offset);
+	log_reader_file(&view->entries, view->map + entries, area, header->secret, header->start);
+	view->entries.next = newest.begin;
+	view->entries.end = newest.end;
+	view->is_durable = true;
+	view->is_dropped = newest.begin > header->start;
+	if (newest.end - header->start <= area)
+		return 0;
+	int error = map_lap(view, fd, path, entries, area);
+	view->entries.base = view->lap;
+	return error;
 }
 
 int recording_open(struct recording_view *view, const char *path)
 {
+	struct recording_header header;
+	size_t front = 0;
 	*view = (struct recording_view){0};
-	int error = map_file(view, path);
-	if (error)
-		return error;
-	error = parse(view, path);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	if (fd < 0)
+		return fail(errno, "cannot open the recording %s: %s; check its name", path,
+			strerror(errno));
+	int error = map_file(view, fd, path);
+	if (!error)
+		error = parse_header(view, path, &header);
+	if (!error)
+		error = parse_front(view, path, &header, &front);
+	if (!error && header.area != 0)
+		error = parse_area(view, fd, path, &header, front);
+	else if (!error)
+		log_reader_file(&view->entries, view->map + front, view->map_size - front,
+			header.secret, header.start);
 	if (error)
 		recording_view_close(view);
+	close(fd);
 	return error;
 }
 
 void recording_load_memory(const struct recording_view *view, uint8_t *memory)
 {
 	for (uint64_t i = 0; i < view->page_count; i++) {
-		const uint8_t *at = view->pages + i * sizeof(struct page);
+		const uint8_t *at = view->pages + i * sizeof(struct recording_page);
 		uint64_t number;
 		memcpy(&number, at, sizeof number);
-		memcpy(memory + number * PAGE, at + sizeof number, PAGE);
+		memcpy(memory + number * RECORDING_PAGE, at + sizeof number, RECORDING_PAGE);
 	}
 }
 
 void recording_view_close(struct recording_view *view)
 {
+	if (view->lap)
+		munmap(view->lap, 2 * view->entries.size);
 	if (view->map)
 		munmap((void *)view->map, view->map_size);
 	*view = (struct recording_view){0};

@@ -153,7 +153,7 @@ static void a_mistake_is_one_line_that_names_it(void **state)
 		{"run --kernel k --console tcp:1", "tcp:1"},
 		{"standby --listen l --arbiter a --heartbeat-timeout 49", "49"},
 		{"standby --listen l --arbiter a --heartbeat-timeout +50", "+50"},
-		{"primary --kernel k --standby s --arbiter a --commit durable", "durable"},
+		{"primary --kernel k --standby s --arbiter a --commit sometimes", "sometimes"},
 		{"primary --kernel k --standby s --arbiter a --ring 1000000", "1000000"},
 	};
 	for (unsigned i = 0; i < sizeof mistakes / sizeof mistakes[0]; i++) {

@@ -17,6 +17,16 @@ static uint8_t memory[MEMORY];
 static uint8_t state_blob[101];
 static uint8_t *file; /* the bytes of a small recording */
 static size_t file_size, entries_at;
+static const struct recording_origin origin = {.vm = "ledger",
+	.generation = 3,
+	.secret = SECRET,
+	.start = START,
+	.state = state_blob,
+	.state_size = sizeof state_blob,
+	.memory = memory,
+	.memory_size = MEMORY};
+static const struct recording_origin stateless = {
+	.secret = 1, .memory = memory, .memory_size = MEMORY};
 
 static const uint32_t lengths[] = {60, 14, 100};
 #define FRAMES (sizeof lengths / sizeof lengths[0])
@@ -25,9 +35,7 @@ static void write_recording(void)
 {
 	struct recording *recording;
 	struct log_writer *writer;
-	assert_int_equal(recording_create(&recording, path, SECRET, START, state_blob,
-				 sizeof state_blob, memory, MEMORY),
-		0);
+	assert_int_equal(recording_create(&recording, path, &origin), 0);
 	assert_int_equal(
 		log_writer_create(&writer, &recording_sink, recording, 65536, SECRET, START), 0);
 	for (uint64_t i = 0; i < FRAMES; i++) {
@@ -63,7 +71,7 @@ static int set_up(void **state)
 	file = malloc(file_size);
 	assert_int_equal(read(fd, file, file_size), file_size);
 	close(fd);
-	entries_at = 56 + 104 + 2 * (8 + PAGE);
+	entries_at = 144 + 104 + 2 * (8 + PAGE);
 	return 0;
 }
 
@@ -108,6 +116,10 @@ static void what_was_recorded_is_read_again(void **state)
 	assert_memory_equal(view.state, state_blob, sizeof state_blob);
 	assert_int_equal(view.memory_size, MEMORY);
 	assert_int_equal(view.page_count, 2);
+	assert_string_equal(view.vm, "ledger");
+	assert_int_equal(view.generation, 3);
+	assert_false(view.is_durable);
+	assert_false(view.is_dropped);
 	uint8_t *copy = calloc(1, MEMORY);
 	recording_load_memory(&view, copy);
 	assert_memory_equal(copy, memory, MEMORY);
@@ -148,16 +160,21 @@ static void the_file_lies_as_the_specification_says(void **state)
 	assert_int_equal(word, MEMORY);
 	memcpy(&word, file + 40, 8);
 	assert_int_equal(word, 2);
-	assert_memory_equal(file + 56, state_blob, sizeof state_blob);
-	memcpy(&word, file + 160, 8);
+	memcpy(&word, file + 48, 8);
+	assert_int_equal(word, 0);
+	memcpy(&word, file + 56, 8);
 	assert_int_equal(word, 3);
-	assert_memory_equal(file + 168, memory + 3 * PAGE, PAGE);
-	memcpy(&word, file + 168 + PAGE, 8);
+	assert_memory_equal(file + 64, "ledger\0\0", 8);
+	assert_memory_equal(file + 144, state_blob, sizeof state_blob);
+	memcpy(&word, file + 248, 8);
+	assert_int_equal(word, 3);
+	assert_memory_equal(file + 256, memory + 3 * PAGE, PAGE);
+	memcpy(&word, file + 256 + PAGE, 8);
 	assert_int_equal(word, 8);
-	uint32_t crc = crc32c(UINT32_MAX, file, 48);
-	crc = crc32c(crc, file + 56, sizeof state_blob);
-	crc = ~crc32c(crc, file + 160, 2 * (PAGE + 8));
-	memcpy(&half, file + 48, 4);
+	uint32_t crc = crc32c(UINT32_MAX, file, 136);
+	crc = crc32c(crc, file + 144, sizeof state_blob);
+	crc = ~crc32c(crc, file + 248, 2 * (PAGE + 8));
+	memcpy(&half, file + 136, 4);
 	assert_int_equal(half, crc);
 }
 
@@ -189,7 +206,7 @@ static void a_wrong_byte_before_the_entries_is_noticed(void **state)
 {
 	(void)state;
 	for (size_t at = 0; at < entries_at; at++) {
-		if (at > 200 && at < entries_at - 8 && at % 101 && !(at >= 4264 && at < 4272))
+		if (at > 200 && at < entries_at - 8 && at % 101 && !(at >= 4352 && at < 4360))
 			continue;
 		file[at] ^= 0x40;
 		struct recording_view view;
@@ -240,24 +257,29 @@ static void lengths_that_lie_are_not_followed(void **state)
 		{40, 8, UINT64_MAX / 4104 + 1},
 		{40, 8, 17},
 		{40, 8, 3},
-		{52, 4, 1},
+		{48, 8, PAGE},
+		{48, 8, 1u << 30},
+		{48, 8, 100},
+		{48, 8, UINT64_MAX - PAGE + 1},
+		{128, 8, 1ull << 40},
+		{140, 4, 1},
 		{8, 4, RECORDING_VERSION + 1},
 		{8, 4, 0},
-		{160, 8, 16},
-		{160, 8, 8},
-		{160, 8, UINT64_MAX},
-		{4264, 8, 3},
-		{4264, 8, 0},
-		{4264, 8, 1ull << 52},
+		{248, 8, 16},
+		{248, 8, 8},
+		{248, 8, UINT64_MAX},
+		{4352, 8, 3},
+		{4352, 8, 0},
+		{4352, 8, 1ull << 52},
 	};
 	uint8_t *copy = malloc(file_size);
 	for (size_t i = 0; i < sizeof lies / sizeof lies[0]; i++) {
 		memcpy(copy, file, file_size);
 		memcpy(copy + lies[i].offset, &lies[i].value, lies[i].size);
-		uint32_t crc = crc32c(UINT32_MAX, copy, 48);
-		crc = crc32c(crc, copy + 56, sizeof state_blob);
-		crc = ~crc32c(crc, copy + 160, 2 * (PAGE + 8));
-		memcpy(copy + 48, &crc, 4);
+		uint32_t crc = crc32c(UINT32_MAX, copy, 136);
+		crc = crc32c(crc, copy + 144, sizeof state_blob);
+		crc = ~crc32c(crc, copy + 248, 2 * (PAGE + 8));
+		memcpy(copy + 136, &crc, 4);
 		struct recording_view view;
 		assert_int_equal(open_bytes(&view, copy, file_size), -EBADMSG);
 	}
@@ -285,26 +307,21 @@ static void an_existing_file_is_not_overwritten(void **state)
 {
 	(void)state;
 	struct recording *recording;
-	assert_int_equal(
-		recording_create(&recording, path, 1, 0, state_blob, 8, memory, MEMORY), -EEXIST);
+	assert_int_equal(recording_create(&recording, path, &origin), -EEXIST);
 	assert_non_null(strstr(fail_message(), path));
 	struct recording_view view;
 	assert_int_equal(recording_open(&view, path), 0);
 	recording_view_close(&view);
-	assert_int_equal(
-		recording_create(&recording, "/nonexistent/file", 1, 0, NULL, 0, memory, MEMORY),
-		-ENOENT);
+	assert_int_equal(recording_create(&recording, "/nonexistent/file", &stateless), -ENOENT);
 }
 
 static void what_is_not_a_regular_file_can_be_written(void **state)
 {
 	(void)state;
 	struct recording *recording;
-	assert_int_equal(
-		recording_create(&recording, "/dev/null", 1, 0, NULL, 0, memory, MEMORY), 0);
+	assert_int_equal(recording_create(&recording, "/dev/null", &stateless), 0);
 	assert_int_equal(recording_close(recording), 0);
-	assert_int_equal(
-		recording_create(&recording, "/dev/full", 1, 0, NULL, 0, memory, MEMORY), -ENOSPC);
+	assert_int_equal(recording_create(&recording, "/dev/full", &stateless), -ENOSPC);
 	assert_non_null(strstr(fail_message(), "/dev/full"));
 	assert_int_equal(access("/dev/full", F_OK), 0);
 }
@@ -321,8 +338,7 @@ static void a_recording_that_cannot_be_finished_leaves_no_file(void **state)
 		REQUIRE(setrlimit(RLIMIT_FSIZE, &(struct rlimit){5000, 5000}) == 0);
 		struct recording *recording;
 		unlink(damaged);
-		REQUIRE(recording_create(&recording, damaged, 1, 0, NULL, 0, memory, MEMORY) ==
-			-EFBIG);
+		REQUIRE(recording_create(&recording, damaged, &stateless) == -EFBIG);
 		REQUIRE(access(damaged, F_OK) < 0);
 		_exit(0);
 	}
@@ -346,7 +362,10 @@ static void memory_with_many_pages_survives(void **state)
 	unlink(damaged);
 	struct recording *recording;
 	assert_int_equal(
-		recording_create(&recording, damaged, 1, 0, NULL, 0, large, PAGES * PAGE), 0);
+		recording_create(&recording, damaged,
+			&(struct recording_origin){
+				.secret = 1, .memory = large, .memory_size = PAGES * PAGE}),
+		0);
 	assert_int_equal(recording_close(recording), 0);
 	struct recording_view view;
 	assert_int_equal(recording_open(&view, damaged), 0);
@@ -368,8 +387,7 @@ static void a_gap_in_a_recording_stops_the_process(void **state)
 {
 	(void)state;
 	struct recording *recording;
-	assert_int_equal(
-		recording_create(&recording, "/dev/null", 1, 0, NULL, 0, memory, MEMORY), 0);
+	assert_int_equal(recording_create(&recording, "/dev/null", &stateless), 0);
 	assert_aborts(write_out_of_order, recording);
 	assert_int_equal(recording_close(recording), 0);
 }
