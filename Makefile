@@ -16,7 +16,7 @@ ALL_CFLAGS = -std=c17 -D_GNU_SOURCE $(if $(CRASH_POINTS),-DCRASH_POINTS) -I. $(W
 # Only dataplane/port.c knows DPDK, whose headers warn under our flags and force their own in.
 DPDK_CFLAGS = $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libdpdk))
 LIBS_base :=
-LIBS_transport = -lisal -lxxhash
+LIBS_transport = -lisal -lxxhash -lpmem -lsodium -lrdmacm -libverbs
 LIBS_dataplane = $(shell pkg-config --libs libdpdk)
 LIBS_engine = $(shell pkg-config --libs libevent_core libevent_pthreads jansson)
 
@@ -78,6 +78,7 @@ $(PACKAGES_READY): packages.sh
 	@touch $@
 
 include tests/guests/guests.mk
+include tests/lab/lab.mk
 
 $(BUILD)/tests/client/client: $(call objects,$(wildcard tests/client/*.c))
 	$(call say,LD,$@)

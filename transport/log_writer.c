@@ -19,7 +19,8 @@ struct log_writer {
 	uint64_t secret;
 	uint64_t head;
 	uint64_t flushed;
-	uint64_t limit;    /* the head may go up to here without asking the sink again */
+	uint64_t origin; /* the LSN that lies at the staging ring's first byte, or a lap below it */
+	uint64_t limit;  /* the head may go up to here without asking the sink again */
 	uint64_t position; /* of the last entry */
 	uint64_t first_ns; /* when the oldest unflushed entry was appended */
 };
@@ -44,6 +45,7 @@ int log_writer_create(struct log_writer **out, const struct log_sink *sink, void
 		.secret = secret,
 		.head = start,
 		.flushed = start,
+		.origin = start,
 		.limit = start + ring_size,
 	};
 	int fd = memfd_make("log staging ring", ring_size);
@@ -70,6 +72,17 @@ void log_writer_destroy(struct log_writer *writer)
 		return;
 	memfd_unmap(writer->staging, writer->size, true);
 	free(writer);
+}
+
+void log_writer_staging(const struct log_writer *writer, void **base, size_t *size)
+{
+	*base = writer->staging;
+	*size = 2 * writer->size;
+}
+
+static uint8_t *staged(const struct log_writer *writer, uint64_t lsn)
+{
+	return writer->staging + ((lsn - writer->origin) & (writer->size - 1));
 }
 
 /* Asks how far the head may go: not over what the consumer still needs (L3), nor over staged bytes
@@ -106,9 +119,14 @@ int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t po
 	CHECK(D2, position >= writer->position, "an entry at position %llu behind one at %llu",
 		(unsigned long long)position, (unsigned long long)writer->position);
 	CRASH_POINT("append.before");
-	if (writer->head == writer->flushed)
+	if (writer->head == writer->flushed) {
 		writer->first_ns = now_ns();
-	uint8_t *at = writer->staging + (writer->head & (writer->size - 1));
+		/* When no write reads the staging ring, it begins anew: the bytes that are written most
+		 * are then those that the processor's caches still have. */
+		if (writer->sink->written(writer->context) == writer->flushed)
+			writer->origin = writer->head;
+	}
+	uint8_t *at = staged(writer, writer->head);
 	log_encode(at, writer->secret, writer->head, kind, position, digest, payload, length);
 	writer->head += size;
 	writer->position = position;
@@ -128,7 +146,7 @@ int log_writer_flush(struct log_writer *writer)
 		return 0;
 	CRASH_POINT("flush.before");
 	struct iovec piece = {
-		.iov_base = writer->staging + (writer->flushed & (writer->size - 1)),
+		.iov_base = staged(writer, writer->flushed),
 		.iov_len = writer->head - writer->flushed,
 	};
 	int error = writer->sink->write(writer->context, writer->flushed, &piece, 1);

@@ -35,6 +35,9 @@ int log_writer_create(struct log_writer **out, const struct log_sink *sink, void
 	size_t ring_size, uint64_t secret, uint64_t start) MUST_CHECK;
 void log_writer_destroy(struct log_writer *writer);
 
+/* The memory in which all that is flushed lies, for register_source of struct provider. */
+void log_writer_staging(const struct log_writer *writer, void **base, size_t *size);
+
 /* Appends an entry; `end`, if given, becomes the LSN behind it. -EAGAIN as above, without a message;
  * the caller flushes before it waits, since what is gathered takes room too. -EMSGSIZE when the ring
  * is smaller than the entry. */

@@ -28,6 +28,7 @@
 #include "base/check.h"
 #include "transport/ack.h"
 #include "transport/channel.h"
+#include "transport/copy.h"
 #include "transport/memfd.h"
 
 #include <errno.h>
@@ -346,6 +347,13 @@ close_fds:
 	return error;
 }
 
+/* Whatever write_log is given, it copies. */
+static int register_source(struct connection *c, void *base, size_t size)
+{
+	(void)c, (void)base, (void)size;
+	return 0;
+}
+
 /* ---- Guest memory ---- */
 
 static int write_memory(struct connection *c, uint64_t offset, const void *bytes, size_t length)
@@ -390,7 +398,7 @@ static int write_log(struct connection *c, uint64_t lsn, const struct iovec *pie
 		for (size_t left = pieces[i].iov_len; left > 0;) {
 			size_t offset = lsn & (c->ring_size - 1);
 			size_t part = left < c->ring_size - offset ? left : c->ring_size - offset;
-			memcpy(c->ring + offset, from, part);
+			copy_for_reader(c->ring + offset, from, part);
 			from += part;
 			left -= part;
 			lsn += part;
@@ -401,13 +409,21 @@ static int write_log(struct connection *c, uint64_t lsn, const struct iovec *pie
 	/* The reader believes checksums alone; the bell is for one that sleeps. */
 	bell_ring(&c->control->bell);
 	gate_leave(c);
-	atomic_store_explicit(&c->written, lsn, memory_order_relaxed);
+	/* W1: the bytes are not read any more; pairs with W2. */
+	atomic_store_explicit(&c->written, lsn, memory_order_release);
 	return 0;
 }
 
 static uint64_t written(struct connection *c)
 {
-	return atomic_load_explicit(&c->written, memory_order_relaxed);
+	/* W2: pairs with W1: who asks may change the bytes. */
+	return atomic_load_explicit(&c->written, memory_order_acquire);
+}
+
+static int placed(struct connection *c)
+{
+	return fail(EOPNOTSUPP, "commit level placed needs RDMA, and shm:%s is none; use received",
+		c->channel.name);
 }
 
 static int write_ack(struct connection *c, enum ack_counter counter, uint64_t value)
@@ -465,11 +481,13 @@ const struct provider provider_shm = {
 	.fd = connection_fd,
 	.expose = expose_shm,
 	.attach = attach_shm,
+	.register_source = register_source,
 	.write_memory = write_memory,
 	.finish_memory = finish_memory,
 	.withdraw_memory = withdraw_memory,
 	.write_log = write_log,
 	.written = written,
+	.placed = placed,
 	.write_ack = write_ack,
 	.ring = ring,
 	.acks = acks,

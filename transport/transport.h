@@ -11,11 +11,18 @@
  *          log_reader  walks a ring or a recording, yielding only valid entries
  *          ack         the ack block: counters that cannot be read torn
  *          provider    this file: what a network must do for us; provider_shm.c and others do it
+ *          link_model  a provider in front of another: a wire with a rate and a delay
  *          recording   a first state and a log in a file
+ *          durable     the recording of a set size that a backup keeps, and that survives its host
+ *          log_file    the bytes below it, and how they become persistent
  * and for the files of this folder alone:
  *          checksum    CRC32C and the mixing behind stamps and check words
+ *          copy        copying for a reader on another processor
+ *          host_port   HOST:PORT
  *          memfd       memory that can be handed to another process
+ *          recording_format  a recording's bytes that are not entries
  *          channel     messages and descriptors over a Unix socket
+ *          tcp_wire    the frames of provider_tcp.c; tcp_sender, tcp_receiver and tcp_socket carry them
  *
  * Threads: a connection has, on each side, one control thread (set-up, messages, bulk writes, close)
  * and one log thread (on the primary the vCPU thread, which writes the log; on the standby the
@@ -86,21 +93,36 @@ struct provider {
 		uint64_t secret);
 	int (*attach)(struct connection *c, size_t ring_size, size_t memory_size, uint64_t secret);
 
+	/* Primary, control thread: memory that write_log will be given pieces of: the staging ring, the
+	 * packet pool. A provider whose device reads it by itself pins it, others have nothing to do.
+	 * After attach, before the first such piece; the memory must live until close. -ENOMEM names
+	 * the locked-memory limit and the need. */
+	int (*register_source)(struct connection *c, void *base, size_t size);
+
 	/* Primary, control thread: writes into the standby's guest memory; withdraw_memory ends that,
-	 * from either side, before replay begins. finish waits until all bulk writes are placed. */
+	 * from either side, before replay begins. `bytes` may change once write has returned, which
+	 * may wait some seconds for earlier writes. finish waits until all bulk writes are placed. */
 	int (*write_memory)(
 		struct connection *c, uint64_t offset, const void *bytes, size_t length);
 	int (*finish_memory)(struct connection *c, unsigned timeout_ms);
 	void (*withdraw_memory)(struct connection *c);
 
 	/* Primary, log thread: places bytes into the ring at offset lsn % ring size, splitting at its end.
+	 * The first call may begin at any LSN, each further one begins where the last has ended.
 	 * Asynchronous: what the vector points to stays unchanged until written() has passed it.
-	 * -ECONNRESET once fenced or broken (that is, once send or recv have found the peer gone). No
-	 * allocation, and no system call but to wake a peer that sleeps. */
+	 * -ECONNRESET once fenced or broken (that is, once send or recv have found the peer gone).
+	 * -EAGAIN, without a message: thousands of pieces that are not neighbours wait for room in the
+	 * device's queue; nothing was taken, ask again. No allocation, and no system call but to wake a
+	 * peer that sleeps or, where the device's driver makes one, to post. written(): any thread. */
 	int (*write_log)(struct connection *c, uint64_t lsn, const struct iovec *pieces, int count);
 	uint64_t (*written)(struct connection *c);
 
-	/* Standby, log thread: sets one counter of the peer's ack block; rings its bell if acks_ring. */
+	/* Primary: asks that written() stand for the commit level `placed`: what it has passed lies in
+	 * the standby's memory, and the bell rings when it moves. -EOPNOTSUPP, with the reason, where
+	 * a finished write promises less than that. Control thread, after attach. */
+	int (*placed)(struct connection *c);
+
+	/* Standby, log thread: sets one counter of the peer's ack block and rings its bell. */
 	int (*write_ack)(struct connection *c, enum ack_counter counter, uint64_t value);
 
 	/* Standby: the ring, mapped twice in a row so that an entry is never split. Primary: its ack
@@ -113,8 +135,9 @@ struct provider {
 	 * A provider that cannot ring it says so by never doing so; sleeps on it are bounded anyway. */
 	struct bell *(*bell)(struct connection *c);
 
-	/* Ends the traffic: afterwards nothing of ours reaches the peer, acks least of all (L4, A3), and
-	 * the peer sees the connection gone. Memory stays readable until close. Any thread, any number
+	/* Ends the traffic: nothing that is written afterwards reaches the peer, acks least of all (L4, A3),
+	 * and the peer sees the connection gone. What was on the network before may still arrive; such
+	 * an ack tells of what we have and keep. Memory stays readable until close. Any thread, any number
 	 * of times. close: control thread, when no other thread uses the connection any more. */
 	void (*fence)(struct connection *c);
 	void (*close)(struct connection *c);
@@ -126,3 +149,6 @@ int provider_find(const char *address, const struct provider **out, const char *
 
 /* The providers there are; provider.c lists them. */
 extern const struct provider provider_shm;
+extern const struct provider provider_verbs;
+extern const struct provider provider_tcp;
+extern const struct provider provider_link;
