@@ -1,0 +1,21 @@
+# The lab: two machines in QEMU. Part of the top Makefile.
+#
+#   make lab                         all scenarios
+#   make lab SCENARIO=kvm            one of them: tests/lab/scenarios/kvm.sh
+#   make lab SHELL=1                 no scenario: a prompt, and a shell on each machine
+#   make lab SCENARIO=kvm SHELL=1    a prompt behind the scenario
+
+# SHELL is make's own word for what runs its commands, and the command line overrides the makefile.
+ifeq ($(SHELL),1)
+override SHELL := /bin/sh
+LAB_SHELL := 1
+endif
+scenario = $(SCENARIO:%=tests/lab/scenarios/%.sh)
+
+.PHONY: lab
+lab: all
+ifdef LAB_SHELL
+	$(Q)BUILD=$(BUILD) LAB_SHELL=1 $(or $(scenario),tests/lab/prompt.sh)
+else
+	$(Q)BUILD=$(BUILD) tests/run_integration.sh $(or $(scenario),tests/lab/scenarios/*.sh)
+endif
