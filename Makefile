@@ -16,9 +16,9 @@ ALL_CFLAGS = -std=c17 -D_GNU_SOURCE $(if $(CRASH_POINTS),-DCRASH_POINTS) -I. $(W
 # Only dataplane/port.c knows DPDK, whose headers warn under our flags and force their own in.
 DPDK_CFLAGS = $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libdpdk))
 LIBS_base :=
-LIBS_transport = -lisal -lxxhash -lpmem -lsodium -lrdmacm -libverbs
+LIBS_transport = -lisal -lxxhash -lpmem -lrdmacm -libverbs
 LIBS_dataplane = $(shell pkg-config --libs libdpdk)
-LIBS_engine = $(shell pkg-config --libs libevent_core libevent_pthreads jansson)
+LIBS_engine = $(shell pkg-config --libs libevent_core libevent_pthreads jansson libsodium)
 
 # Lower folders first; each may use those before it, and transport and dataplane not one another.
 FOLDERS := base transport dataplane engine

@@ -29,11 +29,6 @@ static double unix_time(uint64_t ns)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9 - (double)(now_ns() - ns) / 1e9;
 }
 
-static const char *commit_name(enum ack_counter commit)
-{
-	return commit == ACK_REPLAYED ? "replayed" : commit == ACK_DURABLE ? "durable" : "received";
-}
-
 static json_t *log_status(const struct durable_thread *log)
 {
 	uint64_t begin = atomic_load(&log->begin);
@@ -55,7 +50,7 @@ static void on_status(void *context, json_t *status)
 	if (session && pair->role == ROLE_PRIMARY) {
 		uint64_t flushed = atomic_load(&pair->host.live.flushed);
 		uint64_t replayed = session_replayed(session);
-		json_object_set_new(status, "commit", json_string(commit_name(session->commit)));
+		json_object_set_new(status, "commit", json_string(commit_names[session->commit]));
 		put(status, "session", session->id);
 		put(status, "ring_bytes", session->ring);
 		put(status, "log_bytes", flushed);
@@ -117,13 +112,34 @@ static int hold_generation(struct pair *pair)
 	return 0;
 }
 
+static int check_address(
+	const struct config *config, const char *address, const struct provider **provider)
+{
+	const char *where;
+	int error = provider_find(address, provider, &where);
+	if (!error && !(*provider)->is_local && !config->key)
+		error = fail(EINVAL,
+			"address %s: over a network both sides prove that they know the VM's key; "
+			"give "
+			"both the same --key FILE, made with `(umask 077; head -c 32 /dev/urandom "
+			">FILE)`",
+			address);
+	if (!error && config->commit == COMMIT_PLACED && !(*provider)->placed)
+		error = fail(EINVAL,
+			"address %s: --commit placed needs RDMA; use rdma:HOST:PORT, or --commit "
+			"received",
+			address);
+	return error;
+}
+
 /* What only a session will need, but should be known to be wrong now. */
 static int check_config(const struct config *config)
 {
 	const struct provider *provider;
-	const char *where;
 	uint16_t port = 0;
-	int error = config->standby ? provider_find(config->standby, &provider, &where) : 0;
+	int error = config->standby ? check_address(config, config->standby, &provider) : 0;
+	if (!error && config->listen)
+		error = check_address(config, config->listen, &provider);
 	int fd = error ? error : heartbeat_open(config->heartbeat, &port);
 	if (fd < 0)
 		return fd;
@@ -183,6 +199,8 @@ static int run_pair(struct pair *pair)
 	unsigned tick_ms = config->timeout_ms / 10;
 	struct timeval tick = {.tv_usec = (tick_ms < 5 ? 5 : tick_ms > 50 ? 50 : tick_ms) * 1000};
 	int error = check_config(config);
+	if (!error)
+		error = auth_key_read(&pair->key, config->key);
 	if (!error)
 		error = arbiter_open(&pair->arbiter, config->arbiter, config->name);
 	if (!error)

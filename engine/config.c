@@ -46,6 +46,7 @@ enum key {
 	KEY_ARBITER,
 	KEY_TAKE_OVER,
 	KEY_COMMIT,
+	KEY_KEY,
 	KEY_LOG,
 	KEY_LOG_SIZE,
 	KEY_LOG_KEEP,
@@ -85,8 +86,14 @@ static const struct {
 	{PRIMARY | STANDBY,
 		{"arbiter", KEY_ARBITER, "dir:PATH", 0,
 			"a directory that both hosts see: who may run the VM is decided there", 0}},
+	{PRIMARY | STANDBY, {"key", KEY_KEY, "FILE", 0,
+				    "the VM's key, a file with the same bytes on both hosts: who "
+				    "does not know it is "
+				    "not talked to; only shm: goes without",
+				    0}},
 	{PRIMARY | STANDBY, {"commit", KEY_COMMIT, "LEVEL", 0,
-				    "what an output of a protected guest waits for: received "
+				    "what an output of a protected guest waits for: placed (rdma: "
+				    "alone), received "
 				    "(default), durable or replayed by the backup",
 				    0}},
 	{STANDBY, {"log", KEY_LOG, "PATH", 0,
@@ -138,6 +145,8 @@ void config_usage(void)
 			commands[i].what);
 	printf("\n`doppel COMMAND --help` tells a command's options.\n\n%s\n", statuses + 1);
 }
+
+const char *const commit_names[COMMIT_LEVELS] = {"placed", "received", "durable", "replayed"};
 
 /* "16M" and the like, in bytes; 0: not a size. */
 static uint64_t parse_size(const char *text)
@@ -227,15 +236,16 @@ static int take(struct config *config, int key, char *value)
 		config->take_over = true;
 		break;
 	case KEY_COMMIT:
-		if (strcmp(value, "received") == 0)
-			config->commit = ACK_RECEIVED;
-		else if (strcmp(value, "replayed") == 0)
-			config->commit = ACK_REPLAYED;
-		else if (strcmp(value, "durable") == 0)
-			config->commit = ACK_DURABLE;
-		else
-			return fail(
-				EINVAL, "--commit %s: give received, durable or replayed", value);
+		config->commit = 0;
+		while (config->commit < COMMIT_LEVELS &&
+			strcmp(value, commit_names[config->commit]) != 0)
+			config->commit++;
+		if (config->commit == COMMIT_LEVELS)
+			return fail(EINVAL,
+				"--commit %s: give placed, received, durable or replayed", value);
+		break;
+	case KEY_KEY:
+		config->key = value;
 		break;
 	case KEY_LOG:
 		config->log = value;
@@ -368,7 +378,7 @@ int config_parse(struct config *config, int argc, char **argv)
 {
 	*config = (struct config){.name = "vm",
 		.append = "",
-		.commit = ACK_RECEIVED,
+		.commit = COMMIT_RECEIVED,
 		.timeout_ms = 500,
 		.ring = 16u << 20,
 		.log_size = 1u << 30,

@@ -2,8 +2,6 @@
 #pragma once
 
 #include "base/fail.h"
-#include "transport/ack.h"
-
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -21,6 +19,17 @@ enum exit_status {
 };
 
 #define MEMORY_DEFAULT (16u << 20) /* bytes of guest memory */
+
+/* What an output of a protected guest waits for: the backup has ... all that led to it. */
+enum commit_level {
+	COMMIT_PLACED, /* in its memory; its processor has no part in that, and may not have seen it */
+	COMMIT_RECEIVED, /* checked */
+	COMMIT_DURABLE,  /* in its durable log */
+	COMMIT_REPLAYED, /* executed, with equal digests */
+	COMMIT_LEVELS
+};
+
+extern const char *const commit_names[COMMIT_LEVELS];
 
 enum command {
 	COMMAND_RUN,
@@ -43,7 +52,8 @@ struct config {
 	const char *heartbeat; /* local address for heartbeats */
 	uint64_t memory;       /* bytes; 0: not given */
 	uint64_t ring;         /* bytes of log */
-	enum ack_counter commit;
+	const char *key;       /* file of the VM's key */
+	enum commit_level commit;
 	const char *log;     /* the durable log's file, on a standby */
 	uint64_t log_size;   /* bytes, a multiple of 4,096 */
 	bool log_newest;     /* a full log drops its oldest entries */

@@ -69,7 +69,7 @@ static void protect(struct pair *pair)
 	bool committed = false;
 	role_change(&pair->role, ROLE_CLONING);
 	int error = session_connect(&pair->session, host, host->config->standby, pair->sessions + 1,
-		pair->arbiter, pair->generation);
+		pair->arbiter, &pair->key, pair->generation);
 	if (error) {
 		if (error != -ECONNREFUSED && error != -ETIMEDOUT && error != -ENOENT &&
 			!pair->broken_said)
@@ -168,8 +168,8 @@ void pair_answer(evutil_socket_t fd, short what, void *context)
 	struct host *host = &pair->host;
 	(void)fd, (void)what;
 	role_change(&pair->role, ROLE_RECEIVING);
-	int error = session_accept(
-		&pair->session, host, pair->provider, pair->listener, pair->arbiter, &pair->replay);
+	int error = session_accept(&pair->session, host, pair->provider, pair->listener,
+		pair->arbiter, &pair->key, &pair->replay);
 	if (error == -EPERM) { /* waiting will not change that */
 		say("this standby does not fit: %s", fail_message());
 		pair_halt(pair, STATUS_REFUSED);

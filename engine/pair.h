@@ -18,6 +18,7 @@ struct pair {
 	enum role role;
 	int status; /* exit status once halted */
 
+	struct auth_key key;
 	struct arbiter *arbiter;
 	uint64_t generation; /* held, or on a backup the primary's */
 	uint64_t arbiter_ns; /* when the arbiter was last asked, alone */

@@ -89,6 +89,9 @@ static void *run(void *argument)
 	struct replay *replay = receiver->machine->replay;
 	uint64_t received = 0, received_acked = 0, replayed_acked = 0, durable_acked = 0;
 	uint64_t consumed_acked = 0;
+	/* At the level `durable` too: if the log is lost, outputs wait for `received` instead. */
+	bool awaits_received =
+		receiver->commit == COMMIT_RECEIVED || receiver->commit == COMMIT_DURABLE;
 	uint64_t beats = 0, beat_ns = 0, partial_ns = 0;
 	pthread_setname_np(pthread_self(), "receiver");
 	while (!atomic_load_explicit(&receiver->stopping, memory_order_acquire)) {
@@ -103,8 +106,7 @@ static void *run(void *argument)
 			if (receiver->log)
 				durable_thread_extend(receiver->log, received);
 		}
-		if (received > received_acked &&
-			(beat || (receiver->awaited && !receiver->prompt))) {
+		if (received > received_acked && (beat || (receiver->awaited && awaits_received))) {
 			acknowledge(receiver, ACK_RECEIVED, received);
 			received_acked = received;
 		}
@@ -117,7 +119,8 @@ static void *run(void *argument)
 		uint64_t logged = acknowledge_durable(receiver, received, &durable_acked);
 		uint64_t consumed = logged < applied ? logged : applied;
 		bool much = consumed - consumed_acked > receiver->reader.size / RING_SHARE;
-		if (applied > replayed_acked && (beat || much || receiver->prompt)) {
+		if (applied > replayed_acked &&
+			(beat || much || receiver->commit == COMMIT_REPLAYED)) {
 			acknowledge(receiver, ACK_REPLAYED, applied);
 			replayed_acked = applied;
 			busy = true;
@@ -161,7 +164,7 @@ int receiver_start(struct receiver *receiver)
 
 void receiver_progress(struct receiver *receiver)
 {
-	if (receiver->prompt)
+	if (receiver->commit == COMMIT_REPLAYED)
 		bell_ring(receiver->provider->bell(receiver->connection));
 }
 

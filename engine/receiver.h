@@ -5,6 +5,7 @@
 #pragma once
 
 #include "engine/durable_thread.h"
+#include "engine/config.h"
 #include "engine/machine.h"
 #include "transport/log_reader.h"
 #include "transport/transport.h"
@@ -18,8 +19,8 @@ struct receiver {
 	struct connection *connection;
 	struct machine *machine; /* follows the log by engine/replay.h */
 	struct log_reader reader;
-	struct durable_thread *log; /* NULL: no log is kept */
-	bool prompt; /* `replayed` is the commit level: outputs wait for it, not for `received` */
+	struct durable_thread *log;    /* NULL: no log is kept */
+	enum commit_level commit;      /* what outputs wait for: its acks are written at once */
 	void (*broken)(void *context); /* the connection no longer carries a log; any thread */
 	void *context;
 

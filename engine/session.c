@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -27,7 +26,7 @@ static const char *speaks(void)
 	if (getenv("DOPPEL_SPEAKS"))
 		return getenv("DOPPEL_SPEAKS");
 #endif
-	return "doppel session 1";
+	return "doppel session 2";
 }
 
 struct hello {
@@ -38,7 +37,7 @@ struct hello {
 	uint8_t mac[6];
 	uint8_t pad;
 	char cpu[CPU_MODEL_NAME];
-	uint64_t cpu_digest, memory, ring, secret, generation, state_size;
+	uint64_t cpu_digest, memory, ring, generation, state_size;
 	char holder[33]; /* the tag in the generation's file: both must see the same arbiter */
 	uint8_t pad2[1];
 	uint16_t beat_port;
@@ -157,9 +156,18 @@ static const struct log_sink session_sink = {
 	.consumed = sink_consumed,
 };
 
+/* What an output waits for; at the level `placed`, for no counter. */
+static const enum ack_counter counters[COMMIT_LEVELS] = {
+	[COMMIT_RECEIVED] = ACK_RECEIVED,
+	[COMMIT_DURABLE] = ACK_DURABLE,
+	[COMMIT_REPLAYED] = ACK_REPLAYED,
+};
+
 uint64_t session_committed(void *context)
 {
 	struct session *session = context;
+	if (session->commit == COMMIT_PLACED)
+		return session->provider->written(session->connection);
 	return ack_read(&session->committed,
 		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
 }
@@ -191,9 +199,9 @@ static uint64_t received_instead(void *context)
 
 void session_forgo_durable(struct session *session, struct host *host)
 {
-	if (session->commit != ACK_DURABLE)
+	if (session->commit != COMMIT_DURABLE)
 		return;
-	session->commit = ACK_RECEIVED;
+	session->commit = COMMIT_RECEIVED;
 	const struct commit commit = {
 		.session = session->id, .reached = received_instead, .context = session};
 	host_set_commit(host, &commit, session->provider->bell(session->connection));
@@ -213,7 +221,6 @@ static int greet(struct session *session, struct host *host, struct arbiter *arb
 		.cpu_digest = host->machine.vcpu.model.digest,
 		.memory = host->machine.memory.size,
 		.ring = session->ring,
-		.secret = session->secret,
 		.generation = session->generation,
 		.state_size = machine_state_size(),
 		.commit = session->commit};
@@ -243,8 +250,17 @@ static int greet(struct session *session, struct host *host, struct arbiter *arb
 	return begin_beats(session, welcome.beat_host, welcome.beat_port, HEARTBEAT_PRIMARY);
 }
 
+/* The log's writes are read from there by whoever carries them. */
+static int register_staging(struct session *session)
+{
+	void *base;
+	size_t size;
+	log_writer_staging(session->log, &base, &size);
+	return session->provider->register_source(session->connection, base, size);
+}
+
 int session_connect(struct session **out, struct host *host, const char *address, uint32_t id,
-	struct arbiter *arbiter, uint64_t generation)
+	struct arbiter *arbiter, const struct auth_key *key, uint64_t generation)
 {
 	const struct provider *provider;
 	const char *where;
@@ -260,11 +276,9 @@ int session_connect(struct session **out, struct host *host, const char *address
 	session->commit = host->config->commit;
 	session->generation = generation;
 	session->live = &host->live;
-	if (getrandom(&session->secret, sizeof session->secret, 0) != sizeof session->secret) {
-		error = fail(EIO, "the kernel gives no random bytes");
-		goto undo;
-	}
 	error = provider->connect(where, CONNECT_MS, &session->connection);
+	if (!error)
+		error = auth_as_primary(key, provider, session->connection, &session->secret);
 	if (!error)
 		error = greet(session, host, arbiter);
 	if (!error)
@@ -273,10 +287,15 @@ int session_connect(struct session **out, struct host *host, const char *address
 	if (!error)
 		error = log_writer_create(
 			&session->log, &session_sink, session, session->ring, session->secret, 0);
+	if (!error)
+		error = register_staging(session);
+	if (!error && session->commit == COMMIT_PLACED)
+		error = provider->placed(session->connection);
 	if (error)
 		goto undo;
 	const struct ack_block *acks = provider->acks(session->connection);
-	session->committed = (struct ack_reader){acks, session->secret, session->commit, 0};
+	session->committed =
+		(struct ack_reader){acks, session->secret, counters[session->commit], 0};
 	session->fallback = (struct ack_reader){acks, session->secret, ACK_RECEIVED, 0};
 	session->consumed = (struct ack_reader){acks, session->secret, ACK_CONSUMED, 0};
 	session->received = (struct ack_reader){acks, session->secret, ACK_RECEIVED, 0};
@@ -379,7 +398,7 @@ static void clone_machine(struct machine *m, void *argument)
 	if (!clone->error) {
 		commit.checksum = commit_checksum(&commit, session->secret);
 		/* Outputs are held before the standby can know that it may go live. */
-		m->live->acks_ring = session->provider->acks_ring;
+		m->live->acks_ring = true;
 		live_begin_log(m, session->log, session->id);
 		CRASH_POINT("clone.before");
 		clone->committed = true;
@@ -451,9 +470,7 @@ static int examine(const struct hello *hello, const struct host *host,
 	if (hello->memory < GUEST_MEMORY_MIN || hello->memory > GUEST_MEMORY_MAX ||
 		hello->memory % PAGE != 0 || hello->ring < LOG_RING_MIN ||
 		hello->ring > (1u << 30) || (hello->ring & (hello->ring - 1)) != 0 ||
-		hello->session == SESSION_ALONE ||
-		(hello->commit != ACK_RECEIVED && hello->commit != ACK_REPLAYED &&
-			hello->commit != ACK_DURABLE))
+		hello->session == SESSION_ALONE || hello->commit >= COMMIT_LEVELS)
 		return fail(EPROTO, "the primary's greeting asks for what cannot be");
 	if (arbiter_holder(arbiter, hello->generation, &holder) < 0 ||
 		strcmp(holder.tag, hello->holder) != 0)
@@ -472,7 +489,7 @@ static int examine(const struct hello *hello, const struct host *host,
 /* Sets the durable log's file aside, if there is to be one, while the primary can still be refused. */
 static int make_log(struct session *session, const struct config *config, const struct hello *hello)
 {
-	if (!config->log && hello->commit == ACK_DURABLE)
+	if (!config->log && hello->commit == COMMIT_DURABLE)
 		return fail(EPERM, "the primary asks for --commit durable, and this standby has no "
 				   "--log PATH");
 	if (!config->log)
@@ -512,7 +529,7 @@ static int begin_log(struct session *session, struct host *host)
 		.memory_size = host->machine.memory.size};
 	log->ring = session->provider->ring(session->connection);
 	log->ring_size = session->ring;
-	if (session->commit == ACK_DURABLE)
+	if (session->commit == COMMIT_DURABLE)
 		log->progress = session->provider->bell(session->connection);
 	return machine_save(&host->machine, state);
 }
@@ -540,10 +557,9 @@ static int answer(struct session *session, struct host *host, struct arbiter *ar
 		return error;
 	}
 	session->id = hello.session;
-	session->secret = hello.secret;
 	session->ring = hello.ring;
 	session->generation = hello.generation;
-	session->commit = (enum ack_counter)hello.commit;
+	session->commit = (enum commit_level)hello.commit;
 	copy_text(welcome.beat_host, sizeof welcome.beat_host, host->config->heartbeat);
 	error = begin_beats(session, hello.beat_host, hello.beat_port, HEARTBEAT_BACKUP);
 	if (!error)
@@ -590,7 +606,8 @@ out:
 }
 
 int session_accept(struct session **out, struct host *host, const struct provider *provider,
-	struct listener *listener, struct arbiter *arbiter, struct replay *replay)
+	struct listener *listener, struct arbiter *arbiter, const struct auth_key *key,
+	struct replay *replay)
 {
 	uint64_t time_ns = 0;
 	struct session *session = session_new();
@@ -598,6 +615,8 @@ int session_accept(struct session **out, struct host *host, const struct provide
 		return fail(ENOMEM, "no memory for a session");
 	session->provider = provider;
 	int error = provider->accept(listener, &session->connection);
+	if (!error)
+		error = auth_as_standby(key, provider, session->connection, &session->secret);
 	if (!error)
 		error = answer(session, host, arbiter);
 	if (!error)
@@ -619,7 +638,7 @@ int session_accept(struct session **out, struct host *host, const struct provide
 		.connection = session->connection,
 		.machine = &host->machine,
 		.log = session->log_thread,
-		.prompt = session->commit == ACK_REPLAYED};
+		.commit = session->commit};
 	log_reader_ring(&session->receiver.reader, provider->ring(session->connection),
 		session->ring, session->secret, 0);
 	*out = session;

@@ -5,7 +5,8 @@
  * Messages, in order (all fixed structs in session.c, little-endian):
  *
  *     primary                          standby
- *     HELLO  who, what, secret    ──▶  checks that everything fits
+ *     each proves that it knows the VM's key (auth.h), which makes the session's secret
+ *     HELLO  who, what            ──▶  checks that everything fits
  *                                 ◀──  WELCOME, or a refusal with its reason
  *     attach                           expose
  *     the guest stops
@@ -21,6 +22,7 @@
 #pragma once
 
 #include "engine/arbiter.h"
+#include "engine/auth.h"
 #include "engine/heartbeat.h"
 #include "engine/host.h"
 #include "engine/receiver.h"
@@ -36,7 +38,7 @@ struct session {
 	uint64_t secret;
 	uint64_t ring;
 	uint64_t generation; /* the primary's when it began */
-	enum ack_counter commit;
+	enum commit_level commit;
 
 	/* Heartbeats; control thread. */
 	int udp;
@@ -49,7 +51,7 @@ struct session {
 	/* Primary. Each reader belongs to one thread. */
 	struct live *live;
 	struct log_writer *log;
-	struct ack_reader committed; /* dataplane thread */
+	struct ack_reader committed; /* dataplane thread; not used at the level `placed` */
 	struct ack_reader
 		fallback; /* dataplane thread: `received`, once the backup's durable log is lost */
 	struct ack_reader consumed;                          /* vCPU thread */
@@ -61,20 +63,21 @@ struct session {
 	struct receiver receiver;
 };
 
-/* Primary: connects, agrees, attaches. -ECONNREFUSED and -ETIMEDOUT: nobody is there yet, try again;
+/* Primary: connects, agrees, attaches. -EACCES: one side does not know the other's key; -ECONNREFUSED and -ETIMEDOUT: nobody is there yet, try again;
  * -EPERM: refused, the message has the peer's reason. Blocks for some seconds at most. */
 int session_connect(struct session **out, struct host *host, const char *address, uint32_t id,
-	struct arbiter *arbiter, uint64_t generation) MUST_CHECK;
+	struct arbiter *arbiter, const struct auth_key *key, uint64_t generation) MUST_CHECK;
 
 /* Primary: stops the guest, copies it, begins the log, goes on. `committed`: COMMIT was sent, or may
  * have been; only A1 leads back. */
 int session_clone(struct session *session, struct host *host, bool *committed) MUST_CHECK;
 
 /* Standby: answers one primary, up to its COMMIT; the machine is then loaded and follows `replay`. On
- * failure the host has no machine. -EAGAIN: nobody was there; -EPERM: it is a primary of this VM, and
+ * failure the host has no machine. -EAGAIN: nobody was there; -EACCES: it does not know the VM's key; -EPERM: it is a primary of this VM, and
  * one of the two sides must be started in another way. */
 int session_accept(struct session **out, struct host *host, const struct provider *provider,
-	struct listener *listener, struct arbiter *arbiter, struct replay *replay) MUST_CHECK;
+	struct listener *listener, struct arbiter *arbiter, const struct auth_key *key,
+	struct replay *replay) MUST_CHECK;
 
 /* Control thread. Sends a heartbeat; takes in what has arrived. */
 void session_beat(struct session *session, const struct heartbeat *heartbeat);
@@ -85,7 +88,7 @@ uint64_t session_received(struct session *session);
 uint64_t session_replayed(struct session *session);
 uint64_t session_durable(struct session *session);
 
-/* The commit counter's LSN, on the dataplane thread; `context` is the session. */
+/* How far the log has reached the commit level, on the dataplane thread; `context` is the session. */
 uint64_t session_committed(void *context);
 
 /* Primary, control thread: the backup's durable log is lost, and outputs wait for `received` from here

@@ -507,6 +507,10 @@ static uint64_t written(struct connection *c)
 
 static int placed(struct connection *c)
 {
+	if (!c->inner->placed)
+		return fail(EOPNOTSUPP,
+			"commit level placed needs RDMA, and %s: is none; use received",
+			c->inner->scheme);
 	return c->inner->placed(c->under);
 }
 

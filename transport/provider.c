@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct provider *const providers[] = {&provider_shm, &provider_verbs, &provider_tcp, &provider_link};
+static const struct provider *const providers[] = {
+	&provider_shm, &provider_verbs, &provider_tcp, &provider_link};
 
 #define PROVIDERS (sizeof providers / sizeof providers[0])
 

@@ -420,12 +420,6 @@ static uint64_t written(struct connection *c)
 	return atomic_load_explicit(&c->written, memory_order_acquire);
 }
 
-static int placed(struct connection *c)
-{
-	return fail(EOPNOTSUPP, "commit level placed needs RDMA, and shm:%s is none; use received",
-		c->channel.name);
-}
-
 static int write_ack(struct connection *c, enum ack_counter counter, uint64_t value)
 {
 	CHECK(L3, c->acks && c->is_standby, "acks are written by a standby that was attached to");
@@ -469,7 +463,7 @@ static void close_shm(struct connection *c)
 
 const struct provider provider_shm = {
 	.scheme = "shm",
-	.acks_ring = true,
+	.is_local = true,
 	.check = channel_check,
 	.listen = listen_shm,
 	.listener_fd = listener_fd,
@@ -487,7 +481,6 @@ const struct provider provider_shm = {
 	.withdraw_memory = withdraw_memory,
 	.write_log = write_log,
 	.written = written,
-	.placed = placed,
 	.write_ack = write_ack,
 	.ring = ring,
 	.acks = acks,

@@ -469,12 +469,6 @@ static uint64_t written(struct connection *c)
 	return atomic_load_explicit(&c->written, memory_order_acquire);
 }
 
-static int placed(struct connection *c)
-{
-	return fail(EOPNOTSUPP, "commit level placed needs RDMA, and tcp:%s is none; use received",
-		c->name);
-}
-
 static int write_ack(struct connection *c, enum ack_counter counter, uint64_t value)
 {
 	CHECK(L3, c->is_standby && c->ring, "acks are written by a standby that was attached to");
@@ -527,7 +521,6 @@ const struct provider provider_tcp = {
 	.withdraw_memory = withdraw_memory,
 	.write_log = write_log,
 	.written = written,
-	.placed = placed,
 	.write_ack = write_ack,
 	.ring = ring,
 	.acks = acks,

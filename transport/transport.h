@@ -53,12 +53,12 @@ struct connection;
 
 /*
  * A provider. Its file exports exactly one of these and nothing else. `where` is the part of the
- * address behind the scheme. Every operation is required. "Blocks" means up to the given time; the
+ * address behind the scheme. Every operation but `placed` is required. "Blocks" means up to the given time; the
  * others never wait for the peer.
  */
 struct provider {
 	const char *scheme; /* "shm" for addresses of the form shm:NAME */
-	bool acks_ring; /* write_ack rings the peer's bell; if not, who waits for acks must poll */
+	bool is_local; /* both ends are on one machine, whose users need not prove who they are */
 	/* Whether `where` can be an address at all, without a look at the network; -EINVAL says why not. */
 	int (*check)(const char *where);
 
@@ -119,7 +119,7 @@ struct provider {
 
 	/* Primary: asks that written() stand for the commit level `placed`: what it has passed lies in
 	 * the standby's memory, and the bell rings when it moves. -EOPNOTSUPP, with the reason, where
-	 * a finished write promises less than that. Control thread, after attach. */
+	 * a finished write promises less than that. Control thread, after attach. NULL: never here. */
 	int (*placed)(struct connection *c);
 
 	/* Standby, log thread: sets one counter of the peer's ack block and rings its bell. */

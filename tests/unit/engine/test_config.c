@@ -54,7 +54,7 @@ static void what_is_not_given_has_a_default(void **state)
 	assert_null(config.record);
 	assert_int_equal(config.memory, 0);
 	assert_int_equal(config.ring, 16u << 20);
-	assert_int_equal(config.commit, ACK_RECEIVED);
+	assert_int_equal(config.commit, COMMIT_RECEIVED);
 	assert_int_equal(config.timeout_ms, 500);
 	assert_false(config.take_over);
 	assert_false(config.json);
@@ -71,7 +71,7 @@ static void what_is_given_is_taken(void **state)
 	assert_int_equal(config.command, COMMAND_PRIMARY);
 	assert_int_equal(config.memory, 24u << 20);
 	assert_int_equal(config.ring, 2u << 20);
-	assert_int_equal(config.commit, ACK_REPLAYED);
+	assert_int_equal(config.commit, COMMIT_REPLAYED);
 	assert_int_equal(config.timeout_ms, 60000);
 	assert_true(config.take_over);
 	assert_string_equal(config.standby, "shm:b");

@@ -68,7 +68,7 @@ static struct world *new_world(void)
 	w->receiver = (struct receiver){.provider = &fake_provider,
 		.connection = &w->connection,
 		.machine = &w->machine,
-		.prompt = true,
+		.commit = COMMIT_REPLAYED,
 		.broken = note_broken,
 		.context = w};
 	log_reader_ring(&w->receiver.reader, w->ring, RING, SECRET, 0);
