@@ -14,13 +14,13 @@ IMAGE_LACKS=''
 # Each is loaded with what it depends on, in this order. rdma_rxe finds its checksum by name, so that no
 # dependency names crc32_generic.
 IMAGE_MODULES="virtio_pci virtio_console virtio_net 9pnet_virtio 9p bridge veth tun ccp kvm-amd
-crc32_generic rdma_ucm rdma_rxe virtio_blk ext4"
+crc32_generic rdma_ucm rdma_rxe virtio_blk crc32c_generic ext4"
 
 # Of the system itself. The rest of a shell's daily tools is busybox.
 IMAGE_TOOLS="bash timeout ip rdma rping ib_write_bw ib_write_lat"
 
 # Installed by this step alone: nothing but the lab needs them.
-IMAGE_PACKAGES="qemu-system-x86 perftest rdmacm-utils iproute2"
+IMAGE_PACKAGES="qemu-system-x86 e2fsprogs perftest rdmacm-utils iproute2"
 
 # image_lacks WHAT: for whoever has to tell why there is no lab.
 image_lacks()
@@ -32,7 +32,7 @@ image_lacks()
 image_install()
 {
 	local tool missing='' log
-	for tool in qemu-system-x86_64 $IMAGE_TOOLS; do
+	for tool in qemu-system-x86_64 mkfs.ext4 $IMAGE_TOOLS; do
 		command -v "$tool" >/dev/null || missing="$missing $tool"
 	done
 	[ -n "$missing" ] || return 0

@@ -20,7 +20,7 @@
 #
 # The environment: BUILD and CRASH_BUILD, the build folders; LAB_LOG, where the log goes on host X, such as
 # rdma:%s:7700 (%s is the address); LAB_MTU of the log's link (9000); LAB_BOOT, seconds for a boot (120);
-# LAB_MEMORY of a machine (1G); LAB_RATE, a client's ADDs a second (50); LAB_TIMEOUT, doppel's heartbeat
+# LAB_KEY, doppel's key; LAB_MEMORY of a machine (1G); LAB_RATE, a client's ADDs a second (50); LAB_TIMEOUT, doppel's heartbeat
 # timeout in ms (5000): these machines are slow, and so is the one that they are on, now and then;
 # LAB_SHELL=1 shows a prompt before the machines are taken down.
 
@@ -48,6 +48,7 @@ lab_boot()
 	LAB=$(mktemp -d "${TMPDIR:-/tmp}/doppel-two-hosts.XXXXXX") || exit
 	mkdir -p "$LAB"/machines/{a,b} "$LAB/arbiter" || exit
 	chmod 755 "$LAB"
+	(umask 077 && head -c 32 /dev/urandom >"$LAB/key") || exit
 	if ! image_make "$LAB/machines/image"; then
 		echo "skip $1: ${IMAGE_LACKS:-no image}"
 		exit 0
@@ -65,7 +66,7 @@ boot_host()
 	for name in port monitor shell; do
 		[ -p "$dir/$name.in" ] || mkfifo "$dir/$name.in" "$dir/$name.out" || exit
 	done
-	[ -e "$dir/disk" ] || truncate -s 256M "$dir/disk" || exit
+	[ -e "$dir/disk" ] || { truncate -s 256M "$dir/disk" && mkfs.ext4 -q "$dir/disk"; } || exit
 	rm -f "$dir/up" "$dir/log" "$dir/client"
 	# It dies with this shell, however that ends, and no key pressed here reaches it.
 	setsid setpriv --pdeathsig KILL qemu-system-x86_64 \
@@ -299,7 +300,7 @@ start_host()
 	shift 2
 	start_on "$machine" "$name" "mkdir -p /run/$name
 		DOPPEL_RUN_DIR=/run/$name exec ${DOPPEL_ENV:+env $DOPPEL_ENV }${TOOL:-/build/doppel} $* --name $VM \
-			--net net_tap0,iface=${TAP:-dop0} --arbiter dir:/lab/arbiter --heartbeat \$MY_NET --heartbeat-timeout ${LAB_TIMEOUT:-5000}"
+			--net net_tap0,iface=${TAP:-dop0} --arbiter dir:/lab/arbiter --key ${LAB_KEY:-/lab/key} --heartbeat \$MY_NET --heartbeat-timeout ${LAB_TIMEOUT:-5000}"
 }
 
 # log_address X: where a standby on X waits.

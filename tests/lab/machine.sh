@@ -65,7 +65,5 @@ in_client()
 # A disk that outlives the machine, at /disk.
 mount_disk()
 {
-	mkdir -p /disk
-	mount -t ext4 /dev/vda /disk 2>/dev/null ||
-		{ mke2fs /dev/vda >/dev/null && mount -t ext4 /dev/vda /disk; }
+	mkdir -p /disk && mount -t ext4 /dev/vda /disk
 }
