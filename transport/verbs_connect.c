@@ -92,6 +92,21 @@ static int await(const struct attempt *attempt, enum rdma_cm_event_type wanted)
 	}
 }
 
+/* Finds the device that leads there, and the way. */
+static int resolve(const struct attempt *attempt, struct rdma_cm_id *id, struct sockaddr *address)
+{
+	const char *where = attempt->c->fate.where;
+	/* No time at all is not taken for an answer by all kernels. */
+	if (rdma_resolve_addr(id, NULL, address, (int)left_ms(attempt) + 1) != 0)
+		return verbs_device_refused(where, "find a way to", errno);
+	int error = await(attempt, RDMA_CM_EVENT_ADDR_RESOLVED);
+	if (error)
+		return error;
+	if (rdma_resolve_route(id, (int)left_ms(attempt) + 1) != 0)
+		return verbs_device_refused(where, "find a way to", errno);
+	return await(attempt, RDMA_CM_EVENT_ROUTE_RESOLVED);
+}
+
 static int connect_link(struct attempt *attempt, enum verbs_which which, struct sockaddr *address)
 {
 	struct connection *c = attempt->c;
@@ -99,15 +114,7 @@ static int connect_link(struct attempt *attempt, enum verbs_which which, struct 
 	struct rdma_cm_id *id;
 	if (rdma_create_id(c->events, &id, NULL, RDMA_PS_TCP) != 0)
 		return verbs_device_refused(where, "connect to", errno);
-	int error = 0;
-	if (rdma_resolve_addr(id, NULL, address, (int)left_ms(attempt)) != 0)
-		error = verbs_device_refused(where, "find a way to", errno);
-	if (!error)
-		error = await(attempt, RDMA_CM_EVENT_ADDR_RESOLVED);
-	if (!error && rdma_resolve_route(id, (int)left_ms(attempt)) != 0)
-		error = verbs_device_refused(where, "find a way to", errno);
-	if (!error)
-		error = await(attempt, RDMA_CM_EVENT_ROUTE_RESOLVED);
+	int error = resolve(attempt, id, address);
 	if (error) {
 		rdma_destroy_id(id);
 		return error;

@@ -7,6 +7,7 @@
 #include "transport/log_writer.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <time.h>
 
@@ -183,12 +184,15 @@ static uint64_t follow(struct connection *c, uint64_t entries)
 	return number;
 }
 
+/* Whoever waits there may not have begun to. */
 static struct connection *dial(void)
 {
 	struct connection *c;
-	/* Never outlives the test. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	REQUIRE(provider->connect(where, LONG_MS, &c) == 0);
+	uint64_t until = now_ns() + LONG_NS;
+	int error;
+	while ((error = provider->connect(where, LONG_MS, &c)) == -ECONNREFUSED && now_ns() < until)
+		usleep(200);
+	REQUIRE(error == 0);
 	return c;
 }
 
@@ -208,14 +212,68 @@ static int expose(struct connection *c)
 	return error;
 }
 
-static struct connection *open_standby(struct listener *listener)
+static struct connection *take(struct listener *listener)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	struct connection *c = pair_accept(listener);
 	REQUIRE(c);
+	return c;
+}
+
+static struct listener *listen_there(void)
+{
+	struct listener *listener;
+	REQUIRE(provider->listen(where, &listener) == 0);
+	return listener;
+}
+
+static struct connection *open_standby(struct listener *listener)
+{
+	struct connection *c = take(listener);
 	REQUIRE(expose(c) == 0);
 	return c;
 }
+
+/* ---- Processes ---- */
+
+/* Forks; what the child does is `function`, and it never outlives us. An RDMA device is of no use to
+ * a process whose parent has opened it: both ends begin before either has met the provider. */
+static pid_t begin(void (*function)(int number), int number)
+{
+	pid_t child = fork();
+	REQUIRE(child >= 0);
+	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		function(number);
+		_exit(0);
+	}
+	return child;
+}
+
+/* Runs `function`, which is to be one end and to begin the other, in a process that is new. */
+static void in_a_new_process(void (*function)(int number), int number)
+{
+	assert_exits_with_0(begin(function, number));
+}
+
+static void require_was_killed(pid_t child)
+{
+	int status;
+	REQUIRE(waitpid(child, &status, 0) == child);
+	REQUIRE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+/* Waits a random short while and kills; the waiting is no condition of the test. */
+static void kill_at_some_moment(pid_t child, int round)
+{
+	uint64_t random = (uint64_t)getpid() * 64 + (uint64_t)round + 1;
+	(void)next_random(&random);
+	uint64_t ns = next_random(&random) % 4000000;
+	nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
+	kill(child, SIGKILL);
+	require_was_killed(child);
+}
+
+static uint64_t *total; /* of the entries that rounds have seen; shared by all processes */
 
 static int set_up(void **state)
 {
@@ -223,44 +281,47 @@ static int set_up(void **state)
 	fill_random(noise, sizeof noise, 77);
 	/* Sleep early: it is the bells that are tested. */
 	idle_configure(4, 1);
-	return 0;
+	total = mmap(
+		NULL, sizeof *total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	return total == MAP_FAILED ? -1 : 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	return munmap(total, sizeof *total);
+}
+
+/* ---- A long life ---- */
+
+static void stream_to_the_end(int unused)
+{
+	(void)unused;
+	struct connection *c = open_primary();
+	REQUIRE(stream(c, ENTRIES) == ENTRIES);
+	provider->close(c);
+}
+
+static void follow_to_the_end(int unused)
+{
+	(void)unused;
+	int status;
+	pid_t child = begin(stream_to_the_end, 0);
+	struct listener *listener = listen_there();
+	struct connection *c = open_standby(listener);
+	REQUIRE(follow(c, ENTRIES) == ENTRIES);
+	REQUIRE(waitpid(child, &status, 0) == child && status == 0);
+	provider->close(c);
+	provider->listener_close(listener);
 }
 
 static void a_long_stream_arrives_entry_by_entry(void **state)
 {
 	(void)state;
-	struct listener *listener;
-	assert_int_equal(provider->listen(where, &listener), 0);
-	pid_t child = fork();
-	assert_true(child >= 0);
-	if (child == 0) {
-		struct connection *c = open_primary();
-		REQUIRE(stream(c, ENTRIES) == ENTRIES);
-		provider->close(c);
-		_exit(0);
-	}
-	struct connection *c = open_standby(listener);
-	assert_int_equal(follow(c, ENTRIES), ENTRIES);
-	assert_exits_with_0(child);
-	provider->close(c);
-	provider->listener_close(listener);
+	in_a_new_process(follow_to_the_end, 0);
 }
 
-static void assert_was_killed(pid_t child)
-{
-	int status;
-	assert_int_equal(waitpid(child, &status, 0), child);
-	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-}
-
-/* Waits a random short while and kills; the waiting is no condition of the test. */
-static void kill_at_some_moment(pid_t child, uint64_t *random)
-{
-	uint64_t ns = next_random(random) % 4000000;
-	nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
-	kill(child, SIGKILL);
-	assert_was_killed(child);
-}
+/* ---- Death at any moment ---- */
 
 struct survivor {
 	struct connection *c;
@@ -281,62 +342,65 @@ static void *survive_as_primary(void *argument)
 	return NULL;
 }
 
+static void stream_without_end(int unused)
+{
+	(void)unused;
+	stream(open_primary(), ENDLESS);
+}
+
+static void outlive_a_primary(int round)
+{
+	pthread_t thread;
+	pid_t child = begin(stream_without_end, 0);
+	struct listener *listener = listen_there();
+	struct survivor survivor = {.c = open_standby(listener)};
+	pthread_create(&thread, NULL, survive_as_standby, &survivor);
+	kill_at_some_moment(child, round);
+	pthread_join(thread, NULL);
+	*total += survivor.count;
+	REQUIRE(provider->write_ack(survivor.c, ACK_RECEIVED, 1u << 30) == -ECONNRESET);
+	provider->close(survivor.c);
+	provider->listener_close(listener);
+}
+
 static void a_primary_killed_at_any_moment_leaves_a_valid_prefix(void **state)
 {
 	(void)state;
-	uint64_t random = (uint64_t)getpid() * 2 + 1, total = 0;
-	for (int round = 0; round < 24; round++) {
-		struct listener *listener;
-		assert_int_equal(provider->listen(where, &listener), 0);
-		pid_t child = fork();
-		assert_true(child >= 0);
-		if (child == 0) {
-			provider->listener_close(listener);
-			stream(open_primary(), ENDLESS);
-			_exit(1);
-		}
-		struct survivor survivor = {.c = open_standby(listener)};
-		pthread_t thread;
-		pthread_create(&thread, NULL, survive_as_standby, &survivor);
-		kill_at_some_moment(child, &random);
-		pthread_join(thread, NULL);
-		total += survivor.count;
-		assert_int_equal(
-			provider->write_ack(survivor.c, ACK_RECEIVED, 1u << 30), -ECONNRESET);
-		provider->close(survivor.c);
-		provider->listener_close(listener);
-	}
-	assert_true(total > 0);
+	*total = 0;
+	for (int round = 0; round < 24; round++)
+		in_a_new_process(outlive_a_primary, round);
+	assert_true(*total > 0);
+}
+
+static void follow_without_end(int unused)
+{
+	(void)unused;
+	follow(open_standby(listen_there()), ENDLESS);
+}
+
+static void outlive_a_standby(int round)
+{
+	pthread_t thread;
+	struct iovec piece = {noise, 64};
+	pid_t child = begin(follow_without_end, 0);
+	struct survivor survivor = {.c = open_primary()};
+	pthread_create(&thread, NULL, survive_as_primary, &survivor);
+	kill_at_some_moment(child, round);
+	pthread_join(thread, NULL);
+	*total += survivor.count;
+	REQUIRE(provider->write_log(survivor.c, START, &piece, 1) == -ECONNRESET);
+	provider->close(survivor.c);
+	/* The name has gone with the child. */
+	provider->listener_close(listen_there());
 }
 
 static void a_standby_killed_at_any_moment_is_noticed(void **state)
 {
 	(void)state;
-	uint64_t random = (uint64_t)getpid() * 2 + 1, total = 0;
-	for (int round = 0; round < 24; round++) {
-		struct listener *listener;
-		assert_int_equal(provider->listen(where, &listener), 0);
-		pid_t child = fork();
-		assert_true(child >= 0);
-		if (child == 0) {
-			follow(open_standby(listener), ENDLESS);
-			_exit(1);
-		}
-		/* The name goes with the child. */
-		provider->listener_close(listener);
-		struct survivor survivor = {.c = open_primary()};
-		pthread_t thread;
-		pthread_create(&thread, NULL, survive_as_primary, &survivor);
-		kill_at_some_moment(child, &random);
-		pthread_join(thread, NULL);
-		total += survivor.count;
-		struct iovec piece = {noise, 64};
-		assert_int_equal(provider->write_log(survivor.c, START, &piece, 1), -ECONNRESET);
-		provider->close(survivor.c);
-		assert_int_equal(provider->listen(where, &listener), 0);
-		provider->listener_close(listener);
-	}
-	assert_true(total > 0);
+	*total = 0;
+	for (int round = 0; round < 24; round++)
+		in_a_new_process(outlive_a_standby, round);
+	assert_true(*total > 0);
 }
 
 /* ---- The death of either between any two of its steps ---- */
@@ -381,13 +445,13 @@ static void die_as_primary(int step)
 	die_at(step, &now);
 	provider->fence(c);
 	die_at(step, &now);
-	_exit(1);
 }
 
-static void die_as_standby(struct connection *c, int step)
+static void die_as_standby(int step)
 {
 	int now = 0;
 	size_t length;
+	struct connection *c = take(listen_there());
 	die_at(step, &now);
 	(void)!provider->recv(c, noise, sizeof noise, &length, LONG_MS);
 	die_at(step, &now);
@@ -405,100 +469,89 @@ static void die_as_standby(struct connection *c, int step)
 	die_at(step, &now);
 	provider->fence(c);
 	die_at(step, &now);
-	_exit(1);
 }
 
-static void assert_done_or_gone(int error)
+static void require_done_or_gone(int error)
 {
-	assert_true(error == 0 || error == -ECONNRESET || error == -EMSGSIZE);
+	REQUIRE(error == 0 || error == -ECONNRESET || error == -EMSGSIZE);
 }
 
 /* Whatever the dead one has left undone, nothing waits for it for long, and in the end all say so.
  */
-static void assert_gone(struct connection *c)
+static void require_gone(struct connection *c)
 {
 	size_t length;
 	int error;
 	do {
 		error = provider->recv(c, noise, sizeof noise, &length, LONG_MS);
-		assert_done_or_gone(error);
+		require_done_or_gone(error);
 	} while (error != -ECONNRESET);
-	assert_int_equal(provider->send(c, noise, 8), -ECONNRESET);
+	REQUIRE(provider->send(c, noise, 8) == -ECONNRESET);
 	struct pollfd pollfd = {.fd = provider->fd(c), .events = POLLIN};
-	if (pollfd.fd >= 0)
-		assert_int_equal(poll(&pollfd, 1, 0), 1);
+	REQUIRE(pollfd.fd < 0 || poll(&pollfd, 1, 0) == 1);
+}
+
+static void be_held_up_by_no_primary(int step)
+{
+	size_t length;
+	pid_t child = begin(die_as_primary, step);
+	struct listener *listener = listen_there();
+	struct connection *c = take(listener);
+	require_done_or_gone(provider->recv(c, noise, sizeof noise, &length, LONG_MS));
+	require_done_or_gone(provider->send(c, noise, 1000));
+	/* One that is dead by now, or will be before it attaches, cannot attach. */
+	int error = expose(c);
+	REQUIRE(error == (step < 3 ? -ECONNRESET : 0));
+	if (!error) {
+		require_done_or_gone(provider->write_ack(c, ACK_BEAT, 1));
+		require_gone(c);
+		REQUIRE(provider->write_ack(c, ACK_BEAT, 2) == -ECONNRESET);
+	} else {
+		require_gone(c);
+	}
+	require_was_killed(child);
+	provider->close(c);
+	provider->listener_close(listener);
 }
 
 static void a_primary_that_dies_at_any_step_holds_nobody_up(void **state)
 {
 	(void)state;
-	for (int step = 0; step < STEPS; step++) {
-		struct listener *listener;
-		size_t length;
-		assert_int_equal(provider->listen(where, &listener), 0);
-		pid_t child = fork();
-		assert_true(child >= 0);
-		if (child == 0)
-			die_as_primary(step);
-		struct connection *c = pair_accept(listener);
-		assert_non_null(c);
-		int error = provider->recv(c, noise, sizeof noise, &length, LONG_MS);
-		assert_done_or_gone(error);
-		assert_done_or_gone(provider->send(c, noise, 1000));
-		/* One that is dead by now, or will be before it attaches, cannot attach. */
-		error = expose(c);
-		assert_int_equal(error, step < 3 ? -ECONNRESET : 0);
-		if (!error) {
-			assert_done_or_gone(provider->write_ack(c, ACK_BEAT, 1));
-			assert_gone(c);
-			assert_int_equal(provider->write_ack(c, ACK_BEAT, 2), -ECONNRESET);
-		} else {
-			assert_gone(c);
-		}
-		assert_was_killed(child);
-		provider->close(c);
-		provider->listener_close(listener);
+	for (int step = 0; step < STEPS; step++)
+		in_a_new_process(be_held_up_by_no_primary, step);
+}
+
+static void be_held_up_by_no_standby(int step)
+{
+	size_t length;
+	struct iovec piece = {noise, 8};
+	pid_t child = begin(die_as_standby, step);
+	struct connection *c = dial();
+	require_done_or_gone(provider->send(c, noise, 60000));
+	require_done_or_gone(provider->recv(c, noise, sizeof noise, &length, LONG_MS));
+	int error = provider->attach(c, PAIR_RING, PAIR_MEMORY, PAIR_SECRET);
+	REQUIRE(error == (step < 3 ? -ECONNRESET : 0));
+	if (!error) {
+		require_done_or_gone(provider->register_source(c, noise, sizeof noise));
+		require_done_or_gone(provider->write_memory(c, 0, noise, 30000));
+		require_done_or_gone(provider->finish_memory(c, LONG_MS));
+		provider->withdraw_memory(c);
+		require_done_or_gone(provider->send(c, noise, 100));
+		write_some(c, START, 1000);
+		require_gone(c);
+		REQUIRE(provider->write_log(c, START + 1000, &piece, 1) == -ECONNRESET);
+	} else {
+		require_gone(c);
 	}
+	require_was_killed(child);
+	provider->close(c);
 }
 
 static void a_standby_that_dies_at_any_step_holds_nobody_up(void **state)
 {
 	(void)state;
-	for (int step = 0; step < STEPS; step++) {
-		struct listener *listener;
-		assert_int_equal(provider->listen(where, &listener), 0);
-		pid_t child = fork();
-		assert_true(child >= 0);
-		if (child == 0) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			struct connection *c = pair_accept(listener);
-			REQUIRE(c);
-			die_as_standby(c, step);
-		}
-		provider->listener_close(listener);
-		struct connection *c = dial();
-		size_t length;
-		assert_done_or_gone(provider->send(c, noise, 60000));
-		assert_done_or_gone(provider->recv(c, noise, sizeof noise, &length, LONG_MS));
-		int error = provider->attach(c, PAIR_RING, PAIR_MEMORY, PAIR_SECRET);
-		assert_int_equal(error, step < 3 ? -ECONNRESET : 0);
-		if (!error) {
-			assert_done_or_gone(provider->register_source(c, noise, sizeof noise));
-			assert_done_or_gone(provider->write_memory(c, 0, noise, 30000));
-			assert_done_or_gone(provider->finish_memory(c, LONG_MS));
-			provider->withdraw_memory(c);
-			assert_done_or_gone(provider->send(c, noise, 100));
-			write_some(c, START, 1000);
-			assert_gone(c);
-			struct iovec piece = {noise, 8};
-			assert_int_equal(
-				provider->write_log(c, START + 1000, &piece, 1), -ECONNRESET);
-		} else {
-			assert_gone(c);
-		}
-		assert_was_killed(child);
-		provider->close(c);
-	}
+	for (int step = 0; step < STEPS; step++)
+		in_a_new_process(be_held_up_by_no_standby, step);
 }
 
 static int run(const char *group)
@@ -510,7 +563,7 @@ static int run(const char *group)
 		cmocka_unit_test(a_primary_that_dies_at_any_step_holds_nobody_up),
 		cmocka_unit_test(a_standby_that_dies_at_any_step_holds_nobody_up),
 	};
-	return cmocka_run_group_tests_name(group, tests, set_up, NULL);
+	return cmocka_run_group_tests_name(group, tests, set_up, tear_down);
 }
 
 int main(int argc, char **argv)
