@@ -42,8 +42,9 @@ help:
 	@echo "make            $(BUILD)/doppel, the test guests and the test client"
 	@echo "make demo       installs what is missing, and shows a guest outliving its host twice"
 	@echo "make check      installs what is missing, and runs the tests, in under ten minutes"
-	@echo "make check-full everything: the tests, and the unit tests under each sanitizer"
+	@echo "make check-full everything: the tests, the unit tests under each sanitizer, the whole lab"
 	@echo "make unit       the unit tests alone, in seconds"
+	@echo "make lab        two machines in QEMU with soft-RoCE; see tests/lab/lab.mk"
 	@echo "make bench      reports latency, log and pause"
 	@echo "make clean      removes the build folders"
 	@echo "BUILD=dir, SANITIZE=address,undefined or thread, CRASH_POINTS=1, V=1: see the Makefile's top"
@@ -71,7 +72,7 @@ $(BUILD)/%.o: %.c | $(PACKAGES_READY)
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 # What the build needs of Debian's packages: installed for demo and check, only named otherwise.
-INSTALL := $(if $(filter demo check check-full bench,$(MAKECMDGOALS)),install,name)
+INSTALL := $(if $(filter demo check check-full bench bench-transport lab,$(MAKECMDGOALS)),install,name)
 $(PACKAGES_READY): packages.sh
 	@mkdir -p $(@D)
 	$(Q)./packages.sh $(INSTALL)
@@ -94,9 +95,10 @@ unit: $(addprefix $(BUILD)/,$(TESTS))
 check: all
 	$(Q)BUILD=$(BUILD) tests/check.sh
 
-# Everything: the above, then the unit tests under the sanitizers.
+# Everything: the above, then the unit tests under the sanitizers, and all of the lab.
 check-full: check
 	$(Q)tests/check.sh sanitizers
+	$(Q)BUILD=$(BUILD) tests/check.sh lab
 
 bench: all
 	$(Q)BUILD=$(BUILD) tests/bench.sh

@@ -1,7 +1,7 @@
 #!/bin/sh
-# tests/check.sh [sanitizers]: the unit and the integration tests, in the order in which they fail fastest,
-# or the unit tests once more under each sanitizer; closes with the counts of all together. Run by
-# `make check` and `make check-full`. BUILD names the plain build folder.
+# tests/check.sh [sanitizers|lab]: the unit and the integration tests, in the order in which they fail fastest;
+# or the unit tests once more under each sanitizer; or all scenarios of the lab. Closes with the counts of all
+# together. Run by `make check` and `make check-full`. BUILD names the plain build folder.
 cd "$(dirname "$0")/.." || exit
 BUILD=${BUILD:-build}
 export BUILD CRASH_BUILD=build-crash
@@ -28,6 +28,9 @@ sanitizers)
 	part "unit tests, address and undefined-behaviour sanitizers" \
 		env -u BUILD make -s "$jobs" SANITIZE=address,undefined unit
 	part "unit tests, thread sanitizer" env -u BUILD make -s "$jobs" SANITIZE=thread unit
+	;;
+lab)
+	part "the lab" tests/run_integration.sh tests/lab/scenarios/*.sh
 	;;
 *)
 	part "unit tests" make -s "$jobs" BUILD="$BUILD" unit

@@ -22,7 +22,8 @@
 # rdma:%s:7700 (%s is the address); LAB_MTU of the log's link (9000); LAB_BOOT, seconds for a boot (120);
 # LAB_KEY, doppel's key; LAB_MEMORY of a machine (1G); LAB_RATE, a client's ADDs a second (50); LAB_TIMEOUT, doppel's heartbeat
 # timeout in ms (5000): these machines are slow, and so is the one that they are on, now and then;
-# LAB_SHELL=1 shows a prompt before the machines are taken down.
+# LAB_SHELL=1 shows a prompt before the machines are taken down; LAB_SKIP_STATUS, the exit status where there can be
+# no lab (0).
 
 set -u
 cd "${BASH_SOURCE[0]%/*}/../.." || exit
@@ -51,7 +52,7 @@ lab_boot()
 	(umask 077 && head -c 32 /dev/urandom >"$LAB/key") || exit
 	if ! image_make "$LAB/machines/image"; then
 		echo "skip $1: ${IMAGE_LACKS:-no image}"
-		exit 0
+		exit "${LAB_SKIP_STATUS:-0}"
 	fi
 	boot_host a
 	boot_host b
