@@ -69,6 +69,8 @@ arbiter=(--arbiter "dir:$LAB/arbiter")
 primary=("$DOPPEL" primary "${guest[@]}" --standby shm:b "${arbiter[@]}")
 standby=("$DOPPEL" standby --listen shm:b "${arbiter[@]}")
 run=("$DOPPEL" run "${guest[@]}")
+(umask 077 && head -c 32 /dev/urandom >"$LAB/key")
+key=(--key "$LAB/key")
 
 # ---- the command line ----
 
@@ -104,7 +106,7 @@ done
 for size in 0 3M 512K 2G 1; do
 	bad "a ring of $size" $USAGE "--ring $size: " "${primary[@]}" --ring $size
 done
-for level in placed durable ''; do
+for level in sometimes RECEIVED ''; do
 	bad "commit level '$level'" $USAGE "--commit $level: " "${primary[@]}" --commit "$level"
 done
 for ms in 0 49 60001 1s -1 ''; do
@@ -119,7 +121,7 @@ bad "a kernel's command line that is too long" $USAGE 'command line has 3000 byt
 
 # ---- addresses ----
 
-for address in tcp:host:1 shm '' b; do
+for address in udp:host:1 shm '' b; do
 	bad "standby at '$address'" $USAGE "address $address: no transport" \
 		"$DOPPEL" primary "${guest[@]}" "${arbiter[@]}" --standby "$address"
 	bad "listening at '$address'" $USAGE "address $address: no transport" \
@@ -128,8 +130,38 @@ done
 bad "an impossible name in an address" $USAGE 'shm:a/b: the name must be' "${standby[@]}" --listen shm:a/b
 bad "an impossible name of a standby" $USAGE 'shm:a/b: the name must be' "${primary[@]}" --standby shm:a/b
 bad "an impossible name of a later standby" $USAGE 'shm:: the name must be' "${standby[@]}" --standby shm:
+for where in tcp rdma; do
+	bad "a $where address without a port" $USAGE "address $where:10.0.0.2: give $where:HOST:PORT" \
+		"${standby[@]}" "${key[@]}" --listen $where:10.0.0.2
+	bad "a $where address with an impossible port" $USAGE "address $where:10.0.0.2:65536: give $where:HOST:PORT" \
+		"${primary[@]}" "${key[@]}" --standby $where:10.0.0.2:65536
+done
+bad "a link without a rate or a delay" $USAGE 'address link:shm:b: give link:rate=' "${standby[@]}" "${key[@]}" --listen link:shm:b
+bad "placed over shared memory" $USAGE 'shm:b: --commit placed needs RDMA' "${primary[@]}" --commit placed
+bad "placed over tcp" $USAGE 'tcp:127.0.0.1:7700: --commit placed needs RDMA' \
+	"${primary[@]}" "${key[@]}" --standby tcp:127.0.0.1:7700 --commit placed
+if [ -e /dev/infiniband/rdma_cm ]; then
+	echo "skip a host without RDMA: this one has it"
+else
+	bad "listening by RDMA on a host without it" $USAGE \
+		'has no RDMA: looked for /dev/infiniband/rdma_cm \(missing\) and for devices \(none\).*or use tcp:127.0.0.1:7700' \
+		"${standby[@]}" "${key[@]}" --listen rdma:127.0.0.1:7700
+fi
 bad "heartbeats from another host's address" $USAGE '192.0.2.1.*--heartbeat' "${primary[@]}" --heartbeat 192.0.2.1
 bad "heartbeats from what is no address" $USAGE 'heartbeat address 1.2.3.4.5' "${standby[@]}" --heartbeat 1.2.3.4.5
+
+# ---- the key ----
+
+for where in tcp:127.0.0.1:7700 rdma:127.0.0.1:7700 link:rate=1G/tcp:127.0.0.1:7700; do
+	bad "listening at $where without a key" $USAGE "address $where: .*--key FILE" "${standby[@]}" --listen "$where"
+	bad "a standby at $where without a key" $USAGE "address $where: .*--key FILE" "${primary[@]}" --standby "$where"
+done
+bad "a key that is missing" $USAGE "cannot open the key $LAB/none: No such file" "${standby[@]}" --key "$LAB/none"
+head -c 15 "$LAB/key" >"$LAB/short" && chmod 600 "$LAB/short"
+bad "a key that is too short" $USAGE "the key $LAB/short has not between 16 and 4096 bytes" "${primary[@]}" --key "$LAB/short"
+cp "$LAB/key" "$LAB/public" && chmod 644 "$LAB/public"
+bad "a key that others may read" $USAGE "others may read the key $LAB/public; .*chmod 600" "${standby[@]}" --key "$LAB/public"
+bad "a key that is a directory" $USAGE "the key $LAB is not a regular file" "${standby[@]}" --key "$LAB"
 
 # ---- the arbiter ----
 
@@ -329,7 +361,7 @@ sed 's/Doppel deterministic virtual CPU/Doppel deterministic virtual PPU/' "$DOP
 chmod +x "$LAB/altered"
 misfit "a standby with another CPU model" 'the CPUs differ: .* there, .* here' "$LAB/altered" "${fits[@]:1}"
 if [ -x "$CRASH_BUILD/doppel" ]; then
-	misfit "a standby of another version" 'another version of Doppel \(doppel session 1, .*; here doppel session 9, ' \
+	misfit "a standby of another version" 'another version of Doppel \(doppel session 2, .*; here doppel session 9, ' \
 		env "DOPPEL_SPEAKS=doppel session 9" "$CRASH_BUILD/doppel" "${fits[@]:1}"
 else
 	echo "skip a standby of another version: $CRASH_BUILD/doppel is missing: run make CRASH_POINTS=1"
@@ -350,4 +382,23 @@ stays()
 }
 rm -f "$LAB/arbiter/"*
 check "a standby for another VM refuses, once, and goes on waiting" stays
+
+# So does one whose key a primary does not know.
+refuses_strangers()
+{
+	local port=tcp:127.0.0.1:7700
+	launch first "${primary[@]:1}" --name db --standby $port --key "$LAB/other_key"
+	wait_db || return
+	launch second "${standby[@]:1}" --name db --listen $port "${key[@]}"
+	sleep 1.5
+	equal "its role" "$(VM=db host_status second role)" standby || return
+	sed -i '/waiting for a primary/d' "$LAB/second/log"
+	one_line "$LAB/second/log" "does not know this VM's key; give both sides the same --key FILE" || return
+	one_line "$LAB/first/log" 'the standby refuses: this primary does not know its key; .*--key FILE' || return
+	says $USAGE "$port is in use: another standby or program" "${standby[@]}" "${key[@]}" --listen $port || return
+	stop_host second && stop_host first
+}
+(umask 077 && head -c 32 /dev/urandom >"$LAB/other_key")
+rm -f "$LAB/arbiter/"*
+check "a primary with another key is refused, once, and the standby goes on waiting" refuses_strangers
 end_cases
