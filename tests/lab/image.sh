@@ -253,7 +253,7 @@ image_build()
 image_make()
 {
 	local work=$1.work tool
-	for tool in "$BUILD/doppel" "$BUILD/tests/client/client" "$BUILD/guests/ledger.elf"; do
+	for tool in "$BUILD/doppel" "$BUILD/tests/client/client" "$BUILD/tests/lab/wire" "$BUILD/guests/ledger.elf"; do
 		if [ ! -e "$tool" ]; then
 			image_lacks "$tool is missing: run make first"
 			return

@@ -12,6 +12,10 @@ LAB_SHELL := 1
 endif
 scenario = $(SCENARIO:%=tests/lab/scenarios/%.sh)
 
+$(BUILD)/tests/lab/wire: $(BUILD)/tests/lab/wire.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^
+
 .PHONY: lab
 lab: all
 ifdef LAB_SHELL

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 #
-# The lab: two machines in QEMU, each with a KVM, an RDMA stack and two links to the other one. A scenario
-# is a script that sources this file and calls what is below. It needs no hardware, and root only for a
-# first installation of QEMU. tests/lab/init has the picture of a machine.
+# The lab: two machines in QEMU, each with a KVM, an RDMA stack and two links to the other one (wire.c). A
+# scenario is a script that sources this file and calls what is below. It needs no hardware, and root only
+# for a first installation of QEMU. tests/lab/init has the picture of a machine.
 #
 #   . "${0%/*}/../lab.sh"
 #   lab_boot
@@ -34,6 +34,7 @@ BUILD=${BUILD:-build}
 LAB='' LAB_SECONDS=${LAB_SECONDS:-60}
 LAB_LOG=${LAB_LOG:-rdma:%s:7700} LAB_RATE=${LAB_RATE:-50}
 declare -A MACHINE_PID=() MACHINE_PORT=() MACHINE_FROZEN=() MONITOR_IN=() MONITOR_OUT=() JOB_ON=()
+WIRE_PID=()
 declare -A NUMBER=([a]=1 [b]=2) OTHER=([a]=b [b]=a)
 
 # ---- machines ----
@@ -54,6 +55,11 @@ lab_boot()
 		echo "skip $1: ${IMAGE_LACKS:-no image}"
 		exit "${LAB_SKIP_STATUS:-0}"
 	fi
+	local link from=$LAB/machines
+	for link in log client; do
+		setpriv --pdeathsig KILL "$BUILD/tests/lab/wire" "$from"/{a/$link.wire,a/$link,b/$link.wire,b/$link} &
+		WIRE_PID+=($!)
+	done
 	boot_host a
 	boot_host b
 	await_boot a
@@ -63,7 +69,7 @@ lab_boot()
 # boot_host X: in the background; await_boot waits for it.
 boot_host()
 {
-	local me=$1 peer=${OTHER[$1]} n=${NUMBER[$1]} dir=$LAB/machines/$1 name
+	local me=$1 n=${NUMBER[$1]} dir=$LAB/machines/$1 name
 	for name in port monitor shell; do
 		[ -p "$dir/$name.in" ] || mkfifo "$dir/$name.in" "$dir/$name.out" || exit
 	done
@@ -80,9 +86,9 @@ boot_host()
 		-chardev "pipe,id=port,path=$dir/port" -device virtserialport,chardev=port,nr=1,name=commands \
 		-chardev "pipe,id=shell,path=$dir/shell" -device virtconsole,chardev=shell,nr=2 \
 		-chardev "pipe,id=monitor,path=$dir/monitor" -mon chardev=monitor,mode=control \
-		-netdev "dgram,id=log,local.type=unix,local.path=$dir/log,remote.type=unix,remote.path=$LAB/machines/$peer/log" \
+		-netdev "dgram,id=log,local.type=unix,local.path=$dir/log,remote.type=unix,remote.path=$dir/log.wire" \
 		-device "virtio-net-pci,netdev=log,mac=52:54:00:78:00:0$n,romfile=" \
-		-netdev "dgram,id=client,local.type=unix,local.path=$dir/client,remote.type=unix,remote.path=$LAB/machines/$peer/client" \
+		-netdev "dgram,id=client,local.type=unix,local.path=$dir/client,remote.type=unix,remote.path=$dir/client.wire" \
 		-device "virtio-net-pci,netdev=client,mac=52:54:00:77:00:0$n,romfile=" \
 		-fsdev "local,id=lab,path=$LAB,security_model=none" \
 		-device virtio-9p-pci,fsdev=lab,mount_tag=lab \
@@ -185,6 +191,11 @@ lab_end()
 		} 2>/dev/null
 		MACHINE_PID[$machine]=''
 	done
+	[ "${#WIRE_PID[@]}" -eq 0 ] || {
+		kill -KILL "${WIRE_PID[@]}"
+		wait "${WIRE_PID[@]}"
+	} 2>/dev/null
+	WIRE_PID=()
 	[ -z "$LAB" ] || rm -rf "$LAB"
 	LAB=''
 }
