@@ -132,8 +132,8 @@ measure_alone()
 measure_pair()
 {
 	local pace
-	start_primary a dop0 shm:b --take-over --commit "$1" || lab_fail "the primary did not start"
-	start_standby b dop1 shm:b shm:a || lab_fail "the standby did not start"
+	start_primary a dop0 b --take-over --commit "$1" || lab_fail "the primary did not start"
+	start_standby b dop1 b a || lab_fail "the standby did not start"
 	wait_protected a b 20 || lab_fail "A and B did not become a pair"
 	for pace in steady one many; do
 		load "$1" "$pace" a b
@@ -168,14 +168,14 @@ die()
 measure_failovers()
 {
 	local n=0 kind kinds=() pauses pause
-	start_primary h0 dop0 shm:h1 --take-over --heartbeat-timeout $TIMEOUT_MS ||
+	start_primary h0 dop0 h1 --take-over --heartbeat-timeout $TIMEOUT_MS ||
 		lab_fail "the primary did not start"
 	start_client --rate 200 --seconds 120
 	while [ "$n" -lt $((2 * DEATHS)) ]; do
 		kind=killed
 		[ $((n % 2)) -eq 0 ] || kind=frozen
 		kinds+=("$kind")
-		start_standby "h$((n + 1))" "dop$(((n + 1) % 2))" "shm:h$((n + 1))" "shm:h$((n + 2))" \
+		start_standby "h$((n + 1))" "dop$(((n + 1) % 2))" "h$((n + 1))" "h$((n + 2))" \
 			--heartbeat-timeout $TIMEOUT_MS || lab_fail "the standby did not start"
 		wait_protected "h$n" "h$((n + 1))" 20 || lab_fail "h$n found no backup"
 		sleep 0.5

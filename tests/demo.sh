@@ -54,8 +54,8 @@ lab_begin
 tell "One virtual machine, two processes" \
 	"A runs the guest. B runs the same instructions a moment later, from A's log of inputs." \
 	"Nothing leaves A before B has what it takes to have done the same."
-start_primary a dop0 shm:b || lab_fail "the primary did not start"
-start_standby b dop1 shm:b shm:a || lab_fail "the standby did not start"
+start_primary a dop0 b || lab_fail "the primary did not start"
+start_standby b dop1 b a || lab_fail "the standby did not start"
 wait_protected a b 15 || lab_fail "A and B did not become a pair"
 echo "   A (${HOST_PID[a]}) is the primary, B (${HOST_PID[b]}) is its backup: the guest is protected."
 
@@ -70,7 +70,7 @@ kill_and_wait a b
 client_runs_for 1
 
 tell "A new standby, C, joins the running guest"
-start_standby c dop0 shm:a shm:b || lab_fail "the new standby did not start"
+start_standby c dop0 a b || lab_fail "the new standby did not start"
 wait_protected b c 15 || lab_fail "B and C did not become a pair"
 echo "   B is the primary, C (${HOST_PID[c]}) is its backup: protected again."
 client_runs_for 3

@@ -109,7 +109,7 @@ launch_side()
 	mkdir -p "$LAB/$name"
 	: >"$LAB/$name/log"
 	DOPPEL_CRASH=$crash DOPPEL_FREEZE=$freeze launch "$name" "$@" --name "$VM" \
-		--net "net_tap$TAPS,iface=$tap" --arbiter "dir:$LAB/arbiter"
+		--net "net_tap$TAPS,iface=$tap" "${PAIR_OPTIONS[@]}"
 	TAPS=$((TAPS + 1))
 	topology_plug "$tap" "${HOST_PID[$name]}" 2>/dev/null &
 }
@@ -117,17 +117,21 @@ launch_side()
 # launch_primary NAME TRAP STANDBY [OPTION...]: whatever ran before is over.
 launch_primary()
 {
-	local name=$1 trap=$2 standby=$3
+	local name=$1 trap=$2
+	address "$3"
 	shift 3
-	launch_side "$name" "$trap" primary --kernel "$LEDGER" --memory 16M --standby "$standby" --take-over "$@"
+	launch_side "$name" "$trap" primary --kernel "$LEDGER" --memory 16M --standby "$ADDRESS" --take-over "$@"
 }
 
 # launch_standby NAME TRAP LISTEN STANDBY [OPTION...]
 launch_standby()
 {
-	local name=$1 trap=$2 listen=$3 standby=$4
+	local name=$1 trap=$2 listen
+	address "$3"
+	listen=$ADDRESS
+	address "$4"
 	shift 4
-	launch_side "$name" "$trap" standby --listen "$listen" --standby "$standby" "$@"
+	launch_side "$name" "$trap" standby --listen "$listen" --standby "$ADDRESS" "$@"
 }
 
 # end_side NAME...: whether it lives or not.
@@ -162,8 +166,8 @@ holds()
 # with a new guest. The timeouts, in ms, choose who is the first to suspect the other.
 pair_up()
 {
-	launch_standby s "$2" shm:s shm:p --heartbeat-timeout "$4"
-	launch_primary p "$1" shm:s --heartbeat-timeout "$3" "${@:5}"
+	launch_standby s "$2" s p --heartbeat-timeout "$4"
+	launch_primary p "$1" s --heartbeat-timeout "$3" "${@:5}"
 	within 20 says s "following the primary"
 }
 

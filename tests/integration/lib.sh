@@ -6,8 +6,8 @@
 #
 #   . tests/integration/lib.sh          from the top folder
 #   lab_begin
-#   start_primary a dop0 shm:b          a: the process's name; its files are in $LAB/a
-#   start_standby b dop1 shm:b shm:a
+#   start_primary a dop0 b              a: the process's name; its files are in $LAB/a
+#   start_standby b dop1 b a            b is also where it is found: over $TRANSPORT, see address
 #   wait_protected a b 20 || lab_fail "no protection"
 #   start_client --rate 500 --seconds 60
 #   kill_hard a                         SIGKILL, and the client notes the time
@@ -17,19 +17,23 @@
 #
 # Whatever ends the script ends the lab: no process, tap or file is left. lab_fail keeps the folder.
 #
-# Read from the environment: BUILD, the build folder.
+# Read from the environment: BUILD, the build folder, and TRANSPORT, what carries the log of a pair: shm (the
+# default) or tcp, also behind a model of a link, as in TRANSPORT=link:rate=100M/tcp.
 
 BUILD=${BUILD:-build}
 DOPPEL=$BUILD/doppel
 CLIENT=$BUILD/tests/client/client
 LEDGER=$BUILD/guests/ledger.elf
 VM=ledger
+TRANSPORT=${TRANSPORT:-shm}
 
 # shellcheck source=tests/topology.sh
 . tests/topology.sh
 
 LAB='' CLIENT_PID='' CLIENT_STATUS=''
-declare -A HOST_PID=()
+declare -A HOST_PID=() PORTS=()
+ADDRESS=''      # what address has made
+PAIR_OPTIONS=() # what each side of a pair is started with
 
 # The first thing that this machine lacks for a lab, as a line; nothing when it has all.
 lab_lacks()
@@ -73,6 +77,7 @@ lab_begin()
 	trap 'exit 143' TERM
 	LAB=$(mktemp -d "${TMPDIR:-/tmp}/doppel-lab.XXXXXX") || exit
 	mkdir "$LAB/arbiter" "$LAB/client" || exit
+	PAIR_OPTIONS=(--arbiter "dir:$LAB/arbiter")
 	topology_make "doppel-$$" || exit
 }
 
@@ -144,22 +149,38 @@ start_alone()
 	start_host "$name" "$tap" run --kernel "$LEDGER" --memory 16M "$@"
 }
 
+# address NAME: sets ADDRESS to where the side of a pair that is to be found by this name waits. Both sides
+# are in one namespace, whose ports are all free.
+address()
+{
+	case $TRANSPORT in
+	tcp | */tcp)
+		[ -n "${PORTS[$1]:-}" ] || PORTS[$1]=$((7700 + ${#PORTS[@]}))
+		ADDRESS=$TRANSPORT:127.0.0.1:${PORTS[$1]}
+		;;
+	*) ADDRESS=$TRANSPORT:$1 ;;
+	esac
+}
+
 # start_primary NAME TAP STANDBY [OPTION...]
 start_primary()
 {
-	local name=$1 tap=$2 standby=$3
+	local name=$1 tap=$2
+	address "$3"
 	shift 3
-	start_host "$name" "$tap" primary --arbiter "dir:$LAB/arbiter" --kernel "$LEDGER" --memory 16M \
-		--standby "$standby" "$@"
+	start_host "$name" "$tap" primary "${PAIR_OPTIONS[@]}" --kernel "$LEDGER" --memory 16M \
+		--standby "$ADDRESS" "$@"
 }
 
 # start_standby NAME TAP LISTEN STANDBY [OPTION...]: STANDBY is where it finds its own backup one day.
 start_standby()
 {
-	local name=$1 tap=$2 listen=$3 standby=$4
+	local name=$1 tap=$2 listen
+	address "$3"
+	listen=$ADDRESS
+	address "$4"
 	shift 4
-	start_host "$name" "$tap" standby --arbiter "dir:$LAB/arbiter" --listen "$listen" \
-		--standby "$standby" "$@"
+	start_host "$name" "$tap" standby "${PAIR_OPTIONS[@]}" --listen "$listen" --standby "$ADDRESS" "$@"
 }
 
 # host_status NAME FIELD: a top field of the process's status; nothing when it does not answer.

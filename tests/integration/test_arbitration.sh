@@ -266,11 +266,11 @@ arbiter_not_needed()
 
 no_clone_without_arbiter()
 {
-	launch_primary p '' shm:s
+	launch_primary p '' s
 	within 10 holds p || wrong "p has not started" || return
 	begin_client --rate 200 --seconds 60
 	freeze p
-	launch_standby s '' shm:s shm:p
+	launch_standby s '' s p
 	within 10 says s "waiting for a primary" || wrong "s does not wait" || return
 	arbiter_moves_away
 	thaw p
@@ -286,11 +286,12 @@ dead_at_start()
 {
 	rm -f "$LAB/arbiter/$VM".gen-*
 	GENERATION=0
-	launch_side p crash=arbiter.linked:1 primary --kernel "$LEDGER" --standby shm:s
+	address s
+	launch_side p crash=arbiter.linked:1 primary --kernel "$LEDGER" --standby "$ADDRESS"
 	wait_end p 10 && [ "$HOST_STATUS" -eq 137 ] || wrong "p was not killed" || return
-	launch_side p '' primary --kernel "$LEDGER" --standby shm:s
+	launch_side p '' primary --kernel "$LEDGER" --standby "$ADDRESS"
 	wait_end p 10 && [ "$HOST_STATUS" -eq 6 ] || wrong "a second start was not refused" || return
-	launch_primary p '' shm:s
+	launch_primary p '' s
 	goes_on_alone
 }
 
@@ -302,9 +303,9 @@ goes_on_alone()
 
 taken_over_by_force()
 {
-	launch_primary p '' shm:nobody
+	launch_primary p '' nobody
 	within 10 holds p || wrong "p has not started" || return
-	launch_primary s '' shm:nobody
+	launch_primary s '' nobody
 	within 10 holds s || wrong "s has not started" || return
 	is_deposed p && reigns s
 }
@@ -394,22 +395,22 @@ nobody_answers_from()
 
 dies_before_commit()
 {
-	launch_standby s '' shm:s shm:p
-	launch_primary p crash=clone.before:1 shm:s
+	launch_standby s '' s p
+	launch_primary p crash=clone.before:1 s
 	wait_end p 20 && [ "$HOST_STATUS" -eq 137 ] || wrong "p was not killed" || return
 	within 10 says s "was not accepted" || wrong "s does not see that the clone was cut off" || return
 	pause 1
 	newest_generation
 	[ "$(host_status s role)" = standby ] && ! holds s && ! says s live ||
 		wrong "s is $(host_status s role), generation $GENERATION is process $HOLDER's" || return
-	launch_primary p '' shm:s
+	launch_primary p '' s
 	within 10 says s "following the primary" || wrong "s does not serve the next primary"
 }
 
 dies_behind_commit()
 {
-	launch_standby s '' shm:s shm:p
-	launch_primary p crash=clone.after:1 shm:s
+	launch_standby s '' s p
+	launch_primary p crash=clone.after:1 s
 	wait_end p 20 && [ "$HOST_STATUS" -eq 137 ] || wrong "p was not killed" || return
 	goes_live s && ask_guest GET >/dev/null && reigns s
 }
@@ -417,11 +418,11 @@ dies_behind_commit()
 # With a client from the beginning, who knows what the guest has answered alone.
 frozen_around_commit()
 {
-	launch_primary p "freeze=$1:1" shm:s --heartbeat-timeout "$PATIENT"
+	launch_primary p "freeze=$1:1" s --heartbeat-timeout "$PATIENT"
 	within 10 holds p || wrong "p has not started" || return
 	begin_client --rate 200 --seconds 60
 	within 10 has_answered p || wrong "the client gets no answers"
-	launch_standby s '' shm:s shm:p --heartbeat-timeout "$HASTY"
+	launch_standby s '' s p --heartbeat-timeout "$HASTY"
 	within 10 is_frozen p || wrong "p has not come to $1" || return
 	"$2"
 }

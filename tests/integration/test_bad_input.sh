@@ -277,7 +277,7 @@ bad "stop of a VM that does not run" $NONE 'no doppel process runs VM db' "$DOPP
 # ---- what is taken: beside processes that run ----
 
 VM=ledger
-start_standby first dop0 shm:b shm:c --console "unix:$LAB/taken" || lab_fail "no standby"
+start_standby first dop0 b c --console "unix:$LAB/taken" || lab_fail "no standby"
 wait_role first standby 10 || lab_fail "the standby does not wait"
 nothing_left()
 {

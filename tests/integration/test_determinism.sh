@@ -46,9 +46,10 @@ lab_begin
 VM=hammer
 launch recorded run --kernel "$HAMMER" --append "seconds=$seconds" --console - \
 	--record "$LAB/recording" --name hammer
-pair=(--name hammer --arbiter "dir:$LAB/arbiter" --console - --heartbeat-timeout 10000)
-launch backup standby --listen shm:hammer "${pair[@]}"
-launch primary primary --standby shm:hammer --kernel "$HAMMER" --append "seconds=$seconds seed=2" "${pair[@]}"
+pair=(--name hammer "${PAIR_OPTIONS[@]}" --console - --heartbeat-timeout 10000)
+address hammer
+launch backup standby --listen "$ADDRESS" "${pair[@]}"
+launch primary primary --standby "$ADDRESS" --kernel "$HAMMER" --append "seconds=$seconds seed=2" "${pair[@]}"
 
 followed=0
 check "a backup joins a guest that never rests" wait_protected primary backup 60

@@ -52,8 +52,8 @@ swept_over()
 make_pair()
 {
 	rm -f "$LAB/arbiter/"*
-	start_primary a dop0 shm:b --memory ${memory}M "$@" || return
-	DOPPEL=$CRASH_BUILD/doppel start_standby b dop1 shm:b shm:a "$@" || return
+	start_primary a dop0 b --memory ${memory}M "$@" || return
+	DOPPEL=$CRASH_BUILD/doppel start_standby b dop1 b a "$@" || return
 	wait_protected a b 60 || return
 	start_client --rate 500 --window 8192 --seconds 300 --deadline 60
 }

@@ -119,7 +119,7 @@ launch_standby()
 {
 	local name=$1
 	shift
-	launch "$name" standby --name "$VM" --listen shm:x --arbiter "dir:$LAB/arbiter" "$@"
+	launch "$name" standby --name "$VM" --listen shm:x "${PAIR_OPTIONS[@]}" "$@"
 }
 
 skip_all_if_lacking "what a guest has told the world is in the durable log"
@@ -129,8 +129,8 @@ patient=(--heartbeat-timeout 10000)
 
 # ---- both hosts die at once ----
 
-start_primary a dop0 shm:b --commit durable "${patient[@]}"
-start_standby b dop1 shm:b shm:a --log "$LAB/log" --log-size 64M "${patient[@]}"
+start_primary a dop0 b --commit durable "${patient[@]}"
+start_standby b dop1 b a --log "$LAB/log" --log-size 64M "${patient[@]}"
 check "a pair with --commit durable and --log forms" wait_protected a b 20
 check "its primary waits for the log" equal commit "$(host_status a commit)" durable
 start_client --rate 300 --seconds 4 2>/dev/null # it will miss its last answers
@@ -145,8 +145,8 @@ echo "figure answered=$answered frames_in_log=$(frames_sent) log_bytes=$(sed -n 
 end_sides
 
 export PMEM_IS_PMEM_FORCE=1
-start_primary a dop0 shm:b --commit durable "${patient[@]}"
-start_standby b dop1 shm:b shm:a --log "$LAB/log" --log-size 64M "${patient[@]}"
+start_primary a dop0 b --commit durable "${patient[@]}"
+start_standby b dop1 b a --log "$LAB/log" --log-size 64M "${patient[@]}"
 unset PMEM_IS_PMEM_FORCE
 check "a pair forms whose log is on persistent memory" wait_protected a b 20
 check "it is written as such" equal storage "$(host_status b storage)" "persistent memory"
@@ -166,11 +166,11 @@ if [ ! -x "$CRASH/doppel" ]; then
 else
 	use_build "$CRASH"
 	rm -f "$LAB/log"
-	start_primary a dop0 shm:b --commit durable "${patient[@]}"
+	start_primary a dop0 b --commit durable "${patient[@]}"
 	start_client --rate 200 --seconds 120
 	for point in log.copied:1 log.settled:1 log.ended:1 log.appended:1 log.settled:2 log.ended:2 \
 		log.appended:20 log.settled:50 log.ended:100; do
-		DOPPEL_CRASH=$point start_standby b dop1 shm:b shm:a --log "$LAB/log" --log-size 64M "${patient[@]}"
+		DOPPEL_CRASH=$point start_standby b dop1 b a --log "$LAB/log" --log-size 64M "${patient[@]}"
 		check "$point: the backup dies there" ends_with b 137
 		unset "HOST_PID[b]"
 		if [ -e "$LAB/log" ]; then
@@ -178,7 +178,7 @@ else
 		fi
 		check "$point: the primary goes on alone" wait_role a solo 10
 	done
-	start_standby b dop1 shm:b shm:a --log "$LAB/log" --log-size 64M "${patient[@]}"
+	start_standby b dop1 b a --log "$LAB/log" --log-size 64M "${patient[@]}"
 	check "a new backup writes over what the dead left" wait_protected a b 20
 	sleep 1
 	kill_hard a
@@ -193,8 +193,8 @@ fi
 
 rm -f "$LAB/log"
 small=(--log "$LAB/log" --log-size 8400K)
-start_primary a dop0 shm:b --commit durable --memory 6M "${patient[@]}"
-start_standby b dop1 shm:b shm:a "${small[@]}" "${patient[@]}"
+start_primary a dop0 b --commit durable --memory 6M "${patient[@]}"
+start_standby b dop1 b a "${small[@]}" "${patient[@]}"
 check "a pair with a small log forms" wait_protected a b 20
 start_client --rate 50 --seconds 60
 check "its log becomes full" flood_until 60 log_is lost
@@ -208,8 +208,8 @@ check "what the full log has is whole" readable log
 end_sides
 
 rm -f "$LAB/log"
-start_primary a dop0 shm:b --commit durable --memory 6M "${patient[@]}"
-start_standby b dop1 shm:b shm:a "${small[@]}" --log-keep newest "${patient[@]}"
+start_primary a dop0 b --commit durable --memory 6M "${patient[@]}"
+start_standby b dop1 b a "${small[@]}" --log-keep newest "${patient[@]}"
 check "a pair with a small log that keeps the newest forms" wait_protected a b 20
 start_client --rate 50 --seconds 60
 check "the backup says that the oldest are dropped" flood_until 60 said b 'has dropped its oldest'
@@ -238,13 +238,13 @@ launch_standby folder --log "$LAB/nowhere/log"
 check "a folder that is not there is refused" ends_with_line folder 1 'cannot make a log in'
 
 rm -f "$LAB/log"
-start_primary a dop0 shm:b --commit durable "${patient[@]}"
-start_standby b dop1 shm:b shm:a "${patient[@]}"
+start_primary a dop0 b --commit durable "${patient[@]}"
+start_standby b dop1 b a "${patient[@]}"
 check "a standby without --log refuses --commit durable" wait_said a 'has no --log'
 check "and waits for another" wait_role b standby 1
 end_quietly "${HOST_PID[b]}"
 unset "HOST_PID[b]"
-start_standby b dop1 shm:b shm:a "${small[@]}" "${patient[@]}"
+start_standby b dop1 b a "${small[@]}" "${patient[@]}"
 check "a log that is too small for the guest is refused" wait_said b 'too small for a guest with 16 MiB'
 end_quietly "${HOST_PID[b]}"
 unset "HOST_PID[b]"
@@ -256,7 +256,7 @@ exec unshare -m bash -c 'mount -t tmpfs -o size=8M none "$LAB/disk" && exec "$wh
 SCRIPT
 chmod +x "$LAB/on_small_disk"
 DOPPEL=$LAB/on_small_disk
-start_standby b dop1 shm:b shm:a --log "$LAB/disk/log" --log-size 64M "${patient[@]}"
+start_standby b dop1 b a --log "$LAB/disk/log" --log-size 64M "${patient[@]}"
 DOPPEL=$whole
 check "a disk that is too small is refused" wait_said b 'cannot set aside 64 MiB for the log .*No space left'
 check "and the guest runs on without" wait_role a solo 5

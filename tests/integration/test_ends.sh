@@ -49,9 +49,9 @@ generations()
 make_pair()
 {
 	rm -f "$LAB/arbiter/"*
-	start_primary a dop0 shm:b --console "unix:$LAB/a.console" || return
+	start_primary a dop0 b --console "unix:$LAB/a.console" || return
 	[ "${1:-}" = alone ] && { wait_role a solo 60; return; }
-	start_standby b dop1 shm:b shm:a --console "unix:$LAB/b.console" && wait_protected a b 60
+	start_standby b dop1 b a --console "unix:$LAB/b.console" && wait_protected a b 60
 }
 
 skip_all_if_lacking "every process ends in order"
@@ -70,7 +70,7 @@ for how in stop TERM INT; do
 	check "$how, solo: it ends in order" ends_with a 0
 	check "$how, solo: nothing is left" nothing_left
 
-	start_standby b dop1 shm:b shm:a
+	start_standby b dop1 b a
 	check "$how, standby: it waits" wait_role b standby 30
 	check "$how, standby: it is told" tell b "$how"
 	check "$how, standby: it ends in order" ends_with b 0

@@ -145,9 +145,9 @@ plan_chain()
 	done
 }
 
-declare -A ADDRESS=()
+declare -A PLACE=()
 
-# join STEP ADDRESS: the process pSTEP, which begins as this step's standby.
+# join STEP PLACE: the process pSTEP, which begins as this step's standby.
 join()
 {
 	local this=$1 next=$(($1 + 1)) trap='' other=a timeout=$PATIENT
@@ -158,8 +158,8 @@ join()
 		trap=crash=${POINTS[$next]}:${COUNTS[$next]}
 	fi
 	[[ $trap != *fence* && $trap != *arbiter* ]] || timeout=$HASTY
-	ADDRESS[p$this]=$2
-	launch_standby "p$this" "$trap" "shm:$2" "shm:$other" --heartbeat-timeout "$timeout"
+	PLACE[p$this]=$2
+	launch_standby "p$this" "$trap" "$2" "$other" --heartbeat-timeout "$timeout"
 }
 
 # The standby has become the backup, or whoever dies in this step has done so.
@@ -184,7 +184,7 @@ play()
 		within 20 formed "$backup" "$victim" || bad "$LIVE and $backup did not become a pair"
 		has_ended "$victim" || holds "$LIVE" || within 2 has_ended "$victim" ||
 			bad "generation $GENERATION is process $HOLDER's, but $LIVE runs"
-		[ "$1" -eq "$CHAIN_KILLS" ] || join $(($1 + 1)) "${ADDRESS[$victim]}"
+		[ "$1" -eq "$CHAIN_KILLS" ] || join $(($1 + 1)) "${PLACE[$victim]}"
 	fi
 	if [ "$point" = random ]; then
 		pause "$moment"
@@ -194,7 +194,7 @@ play()
 	fi
 	await_kill "$victim" "$role" "$point"
 	[[ $point != fence* && $point != arbiter* ]] || thaw "$survivor"
-	[ "$role" != standby ] || join $(($1 + 1)) "${ADDRESS[$victim]}"
+	[ "$role" != standby ] || join $(($1 + 1)) "${PLACE[$victim]}"
 	LIVE=$survivor
 }
 
@@ -202,8 +202,8 @@ chain()
 {
 	local i
 	plan_chain
-	ADDRESS[p0]=a LIVE=p0
-	launch_primary p0 '' shm:b --heartbeat-timeout "$PATIENT"
+	PLACE[p0]=a LIVE=p0
+	launch_primary p0 '' b --heartbeat-timeout "$PATIENT"
 	join 1 b
 	within 20 says p0 "protected by" || bad "the first pair did not form"
 	begin_client --rate 60 --seconds 280
@@ -274,15 +274,15 @@ release()
 
 clone_before()
 {
-	launch_primary p crash=clone.before:1 shm:s
+	launch_primary p crash=clone.before:1 s
 	within 20 holds p || bad "p did not start"
 	begin_client --rate 200 --deadline 0.1 --seconds 60
 	within 10 has_answered p || bad "the client gets no answers"
-	launch_standby s '' shm:s shm:p
+	launch_standby s '' s p
 	await_kill p primary clone.before
 	within 10 says s "was not accepted" || bad "the standby does not see that its clone was cut off"
 	client_unharmed
-	launch_primary q '' shm:s
+	launch_primary q '' s
 	within 20 says s "following the primary" || bad "the standby does not serve the next primary"
 	holds q || bad "generation $GENERATION is process $HOLDER's, but q runs"
 	end_side q s

@@ -79,8 +79,8 @@ still_a_pair()
 make_pair()
 {
 	rm -f "$LAB/arbiter/"*
-	start_primary a dop0 shm:b --ring 1M "$@" &&
-		start_standby b dop1 shm:b shm:a "${@/--commit=*/--name=$VM}" &&
+	start_primary a dop0 b --ring 1M "$@" &&
+		start_standby b dop1 b a "${@/--commit=*/--name=$VM}" &&
 		wait_protected a b 60
 }
 
