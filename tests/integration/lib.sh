@@ -77,7 +77,8 @@ lab_begin()
 	trap 'exit 143' TERM
 	LAB=$(mktemp -d "${TMPDIR:-/tmp}/doppel-lab.XXXXXX") || exit
 	mkdir "$LAB/arbiter" "$LAB/client" || exit
-	PAIR_OPTIONS=(--arbiter "dir:$LAB/arbiter")
+	(umask 077 && head -c 32 /dev/urandom >"$LAB/key") || exit
+	PAIR_OPTIONS=(--arbiter "dir:$LAB/arbiter" --key "$LAB/key")
 	topology_make "doppel-$$" || exit
 }
 

@@ -5,15 +5,16 @@
 # each kill the guest has to go on from where it was, and the client checks the whole history: no answered
 # ADD lost or counted twice, total and clock never back, nothing answered that the survivor does not know.
 #
-#   test_kill_sweep.sh                 the sweep; KILL_SEED chooses its plan
-#   test_kill_sweep.sh ROUND SEED      one round of it again, such as: chain 17
+#   test_kill_sweep.sh                 the sweep, over shm and over tcp; KILL_SEED chooses its plan
+#   test_kill_sweep.sh ROUND SEED      one round of it again over TRANSPORT, such as: chain 17
 #
 # Rounds, each with a lab of its own, a few at a time:
 #
 #   chain     One guest is handed from process to process. Each step kills one side of the pair, with a
 #             new standby ready to take its place. A process learns at its start where it will die; one
 #             that dies as a primary joins when the one before it dies at once, so that its passings of
-#             the point begin with its first log. Never are both sides of a pair to die.
+#             the point begin with its first log. A backup that dies in its durable log keeps one. Never
+#             are both sides of a pair to die.
 #   hand      A side dies with the next generation in its hand, while the other one, which it suspected,
 #             was only frozen, and is thawed then. It cannot know what its successor has already
 #             answered, and must halt: the guest is lost with the dead one. That is what A1 asks
@@ -31,9 +32,14 @@ cd "${0%/*}/../.." || exit
 . tests/integration/faults.sh
 
 CHAIN_KILLS=50
-CHAINS=9
+# How many rounds of each kind, and how many kills they make at least.
+declare -A ROUNDS=(
+	[shm]="hand release clone chain chain chain chain chain chain chain" [tcp]="hand release clone chain chain"
+)
+declare -A LEAST=([shm]=350 [tcp]=120)
 AT_ONCE=2 # rounds; each of them waits most of the time
 BACKUP_POINTS=(receive.checked ack.before ack.after apply.before apply.after)
+LOG_POINTS=(log.copied log.appended log.settled log.ended)
 PRIMARY_POINTS=(append.before append.after flush.before flush.after clone.after)
 # Passed before the generation is taken: whoever is left can take it.
 EARLY_POINTS=(fence.after arbiter.before)
@@ -48,11 +54,11 @@ PATIENT=10000 HASTY=400
 bad()
 {
 	local log
-	echo "round $ROUND $SEED failed behind $DEATHS kills: $*"
+	echo "round $ROUND $SEED over $TRANSPORT failed behind $DEATHS kills: $*"
 	for log in $(ls -t "$LAB"/*/log | head -n 4); do
 		[ ! -s "$log" ] || tail -n 6 "$log" | sed "s|^|    ${log#"$LAB"/}: |"
 	done
-	echo "    what was written is in $LAB; see it again with: tests/integration/test_kill_sweep.sh $ROUND $SEED"
+	echo "    what was written is in $LAB; see it again with: TRANSPORT=$TRANSPORT tests/integration/test_kill_sweep.sh $ROUND $SEED"
 	LAB=''
 	exit 1
 }
@@ -105,41 +111,61 @@ step()
 	ROLES+=("$1") POINTS+=("$2") COUNTS+=("$3:$((RANDOM % 3 ? 15 : 0))")
 }
 
-# next_of LIST INDEX: sets POINT to the list's element at the index, which wraps.
-next_of()
+# at ROLE POINT: one more step, at a passing that is soon reached.
+at()
 {
-	local -n list=$1
-	POINT=${list[$(($2 % ${#list[@]}))]}
+	local last=60
+	case $1.$2 in
+	*.random | *.clone.after | *.log.copied | backup.fence.* | backup.arbiter.*) last=1 ;;
+	backup.log.*) last=20 ;;
+	primary.fence.* | primary.arbiter.*)
+		# It has passed the point once, when it went live.
+		step "$1" "$2" 2
+		return
+		;;
+	esac
+	step "$1" "$2" $((1 + RANDOM % last))
 }
 
-# Runs of one role. A primary has a point only if the one before it died in the step before, see above.
+# at_one_of ROLE POINT...
+at_one_of()
+{
+	local role=$1
+	shift
+	at "$role" "${@:1 + RANDOM % $#:1}"
+}
+
+# Each point once, and then what the dice say. A primary has a point only if the one before it died in the
+# step before, see above.
 plan_chain()
 {
-	local n count run b=$RANDOM p=$RANDOM early_b=$RANDOM early_p=$RANDOM
+	local n run point
 	step - - -
+	for point in "${BACKUP_POINTS[@]}" "${LOG_POINTS[@]}" "${EARLY_POINTS[@]}"; do
+		at backup "$point"
+	done
+	at primary random
+	for point in "${PRIMARY_POINTS[@]}" "${EARLY_POINTS[@]}"; do
+		at primary "$point"
+	done
 	while [ "${#ROLES[@]}" -le $((CHAIN_KILLS + 1)) ]; do
 		run=$((2 + RANDOM % 5))
 		for ((n = 0; n < run; n++)); do
 			case $((RANDOM % 8)) in
-			0) step backup random 0 ;;
-			1) step standby random 0 ;;
-			2) next_of EARLY_POINTS $((early_b++)); step backup "$POINT" 1 ;;
-			*) next_of BACKUP_POINTS $((b++)); step backup "$POINT" $((1 + RANDOM % 60)) ;;
+			0) at backup random ;;
+			1) at standby random ;;
+			2) at_one_of backup "${EARLY_POINTS[@]}" ;;
+			3) at_one_of backup "${LOG_POINTS[@]}" ;;
+			*) at_one_of backup "${BACKUP_POINTS[@]}" ;;
 			esac
 		done
-		step primary random 0
+		at primary random
 		run=$((2 + RANDOM % 5))
 		for ((n = 0; n < run; n++)); do
 			case $((RANDOM % 8)) in
-			0) step primary random 0 ;;
-			# It has passed the point once, when it went live.
-			1) next_of EARLY_POINTS $((early_p++)); step primary "$POINT" 2 ;;
-			*)
-				next_of PRIMARY_POINTS $((p++))
-				count=$((1 + RANDOM % 80))
-				[ "$POINT" != clone.after ] || count=1
-				step primary "$POINT" "$count"
-				;;
+			0) at primary random ;;
+			1) at_one_of primary "${EARLY_POINTS[@]}" ;;
+			*) at_one_of primary "${PRIMARY_POINTS[@]}" ;;
 			esac
 		done
 	done
@@ -150,7 +176,7 @@ declare -A PLACE=()
 # join STEP PLACE: the process pSTEP, which begins as this step's standby.
 join()
 {
-	local this=$1 next=$(($1 + 1)) trap='' other=a timeout=$PATIENT
+	local this=$1 next=$(($1 + 1)) trap='' other=a timeout=$PATIENT log=()
 	[ "$2" = b ] || other=b
 	if [ "${ROLES[$this]}" = backup ] && [ "${POINTS[$this]}" != random ]; then
 		trap=crash=${POINTS[$this]}:${COUNTS[$this]}
@@ -158,8 +184,9 @@ join()
 		trap=crash=${POINTS[$next]}:${COUNTS[$next]}
 	fi
 	[[ $trap != *fence* && $trap != *arbiter* ]] || timeout=$HASTY
+	[[ $trap != *=log.* ]] || log=(--log "$LAB/p$this.durable" --log-size 24M)
 	PLACE[p$this]=$2
-	launch_standby "p$this" "$trap" "$2" "$other" --heartbeat-timeout "$timeout"
+	launch_standby "p$this" "$trap" "$2" "$other" --heartbeat-timeout "$timeout" "${log[@]}"
 }
 
 # The standby has become the backup, or whoever dies in this step has done so.
@@ -318,56 +345,67 @@ fi
 
 skip_all_if_lacking "the kill sweep"
 seed=${KILL_SEED:-$((SRANDOM % 100000))}
-rounds=(hand hand release release clone)
-for ((n = 0; n < CHAINS; n++)); do
-	rounds+=(chain)
-done
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
 trap 'exit 143' HUP INT PIPE TERM
 
-# The short ones last, so that both processors have work to the end.
-for ((n = ${#rounds[@]} - 1, running = 0; n >= 0; n--)); do
-	"$0" "${rounds[n]}" $((seed + n)) >"$work/$n" 2>&1 &
+# The long ones first, so that both processors have work to the end.
+plan=()
+for transport in "${!ROUNDS[@]}"; do
+	for round in ${ROUNDS[$transport]}; do
+		if [ "$round" = chain ]; then
+			plan=("$transport $round" "${plan[@]}")
+		else
+			plan+=("$transport $round")
+		fi
+	done
+done
+for ((n = 0, running = 0; n < ${#plan[@]}; n++)); do
+	read -r transport round <<<"${plan[n]}"
+	TRANSPORT=$transport "$0" "$round" $((seed + n)) >"$work/$transport.$n" 2>&1 &
 	running=$((running + 1))
 	[ "$running" -lt "$AT_ONCE" ] || wait -n
 done
 wait
 
 cat "$work"/* | grep -Ev '^(kill|gap|done) |: line .* Killed  '
-cat "$work"/* >"$work/all"
 
-# count PATTERN: of kills.
+# count TRANSPORT PATTERN: of kills.
 count()
 {
-	grep -c "^kill $1\$" "$work/all"
+	cat "$work/$1".* | grep -c "^kill $2\$"
 }
 
-# verdict SENTENCE KIND...: all rounds of these kinds have come to their end.
+# verdict TRANSPORT SENTENCE KIND...: all rounds of these kinds have come to their end.
 verdict()
 {
-	local sentence=$1 kinds wanted found
-	shift
+	local transport=$1 sentence=$2 kinds wanted found
+	shift 2
 	kinds=$(IFS="|" && echo "$*")
-	wanted=$(printf "%s\n" "${rounds[@]}" | grep -cE "^($kinds)$")
-	found=$(grep -cE "^done ($kinds)$" "$work/all")
-	check "$sentence" equal "the number of rounds that went well" "$found" "$wanted"
+	wanted=$(printf "%s\n" ${ROUNDS[$transport]} | grep -cE "^($kinds)$")
+	found=$(cat "$work/$transport".* | grep -cE "^done ($kinds)$")
+	check "over $transport: $sentence" equal "the number of rounds that went well" "$found" "$wanted"
 }
 
-verdict "no answer is lost, counted twice or taken back by the death of either side, at any point" chain release
-verdict "a side that dies with the next generation ends the guest: nobody else goes on" hand
-verdict "a clone without its last message never goes live" clone
-figures='' missed=''
 points=$(grep -rhoE 'CRASH_POINT\("[^"]+"\)' base dataplane engine transport | cut -d'"' -f2 | sort -u)
-for point in $points random; do
-	primary=$(count "primary $point") backup=$(count "backup $point")
-	figures+=" $point=$primary+$backup"
-	[ $((primary + backup)) -gt 0 ] || missed+=" $point"
+for transport in "${!ROUNDS[@]}"; do
+	verdict "$transport" "no answer is lost, counted twice or taken back by the death of either side, at any point" \
+		chain release
+	verdict "$transport" "a side that dies with the next generation ends the guest: nobody else goes on" hand
+	verdict "$transport" "a clone without its last message never goes live" clone
+	figures='' missed=''
+	for point in $points random; do
+		primary=$(count "$transport" "primary $point") backup=$(count "$transport" "backup $point")
+		figures+=" $point=$primary+$backup"
+		[ $((primary + backup)) -gt 0 ] || missed+=" $point"
+	done
+	check "over $transport: sides are killed at every point" equal "what was missed" "$missed" ""
+	check "over $transport: at least ${LEAST[$transport]} sides are killed" \
+		[ "$(count "$transport" '.*')" -ge "${LEAST[$transport]}" ]
+	echo "figure $transport: kills=$(count "$transport" '.*') primary=$(count "$transport" 'primary .*')" \
+		"backup=$(count "$transport" 'backup .*') standby=$(count "$transport" 'standby .*')" \
+		"longest_silence_ms=$(cat "$work/$transport".* | sed -n 's/^gap //p' | sort -n | tail -n 1)"
+	echo "figure $transport primary+backup:$figures"
 done
-check "sides are killed at every point" equal "what was missed" "$missed" ""
-check "at least 500 sides are killed" [ "$(count '.*')" -ge 500 ]
-echo "figure kills=$(count '.*') primary=$(count 'primary .*') backup=$(count 'backup .*')" \
-	"standby=$(count 'standby .*') seed=$seed seconds=$SECONDS" \
-	"longest_silence_ms=$(sed -n 's/^gap //p' "$work/all" | sort -n | tail -n 1)"
-echo "figure primary+backup:$figures"
+echo "figure seed=$seed seconds=$SECONDS"
 [ "$CASES_FAILED" -eq 0 ]
