@@ -57,27 +57,30 @@ int tcp_sender_prepare_log(struct tcp_sender *sender, uint64_t ring_size)
 	return 0;
 }
 
-/* Hands bytes to the socket: how many it took, 0 when it is full, -ECONNRESET when it is dead. */
+/* Hands bytes to the socket, without the lock: how many it took, 0 when it is full, -ECONNRESET when
+ * it is dead. For who has set is_sending. */
 static ssize_t hand_over(struct tcp_sender *sender, struct iovec *pieces, size_t count, bool more)
 {
 	struct msghdr message = {.msg_iov = pieces, .msg_iovlen = count};
 	int flags = MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0);
-	for (;;) {
-		ssize_t n = sendmsg(sender->fd, &message, flags);
-		if (n >= 0)
-			return n;
-		if (errno == EAGAIN) {
-			/* From here on the kernel owes an EPOLLOUT. */
-			sender->is_full = true;
-			return 0;
-		}
-		if (errno != EINTR) {
-			/* Why, the reading side will find out: it takes what came before. */
-			sender->is_closed = true;
-			pthread_cond_broadcast(&sender->moved);
-			return -ECONNRESET;
-		}
+	sender->is_ready = false;
+	pthread_mutex_unlock(&sender->lock);
+	ssize_t n;
+	do {
+		n = sendmsg(sender->fd, &message, flags);
+	} while (n < 0 && errno == EINTR);
+	int error = n < 0 ? errno : 0;
+	pthread_mutex_lock(&sender->lock);
+	if (n >= 0)
+		return n;
+	if (error == EAGAIN) {
+		/* From here on the kernel owes an EPOLLOUT, if it has not come meanwhile. */
+		sender->is_full = !sender->is_ready;
+		return 0;
 	}
+	/* Why, the reading side will find out: it takes what came before. */
+	sender->is_closed = true;
+	return -ECONNRESET;
 }
 
 /* Chooses what is sent next. The log, which never ends, comes last. */
@@ -140,10 +143,14 @@ static void advance(struct tcp_sender *sender, size_t n)
 	sender->body = BODY_NONE;
 }
 
-/* Sends what waits, until nothing does or the socket is full. Holds the lock. */
-static int pump(struct tcp_sender *sender)
+/* Sends what waits, until nothing does or the socket is full. With the lock held on both ends. */
+static void pump(struct tcp_sender *sender)
 {
-	while (!sender->is_full && (is_under_way(sender) || choose_next(sender))) {
+	if (sender->is_sending)
+		return;
+	sender->is_sending = true;
+	while (!sender->is_closed && !sender->is_full &&
+		(is_under_way(sender) || choose_next(sender))) {
 		struct iovec pieces[2];
 		size_t count = 0;
 		bool more = false;
@@ -161,12 +168,18 @@ static int pump(struct tcp_sender *sender)
 				(struct iovec){sender->backlog + offset, sender->body_left};
 		}
 		ssize_t n = hand_over(sender, pieces, count, more);
-		if (n < 0)
-			return (int)n;
 		if (n > 0)
 			advance(sender, (size_t)n);
 	}
-	return 0;
+	sender->is_sending = false;
+	pthread_cond_broadcast(&sender->moved);
+}
+
+/* Until nobody hands anything to the socket any more. */
+static void await_idle(struct tcp_sender *sender)
+{
+	while (sender->is_sending)
+		pthread_cond_wait(&sender->moved, &sender->lock);
 }
 
 int tcp_sender_letter(struct tcp_sender *sender, const struct tcp_frame *frame, const void *body,
@@ -183,16 +196,16 @@ int tcp_sender_letter(struct tcp_sender *sender, const struct tcp_frame *frame, 
 		sender->letter_bytes = body;
 		sender->letter_more = more;
 		sender->letter_begun = false;
-		if (pump(sender) == 0) {
-			while (sender->letter && !sender->is_closed && waited != ETIMEDOUT)
-				waited = pthread_cond_timedwait(
-					&sender->moved, &sender->lock, &until);
-		}
+		pump(sender);
+		while (sender->letter && !sender->is_closed && waited != ETIMEDOUT)
+			waited = pthread_cond_timedwait(&sender->moved, &sender->lock, &until);
 	}
 	int error = sender->is_closed ? -ECONNRESET : sender->letter ? -ETIMEDOUT : 0;
 	/* What the caller owns must not be read any more. */
-	if (sender->letter)
+	if (sender->letter) {
 		sender->is_closed = true;
+		await_idle(sender);
+	}
 	sender->letter = NULL;
 	pthread_mutex_unlock(&sender->lock);
 	return error;
@@ -204,7 +217,7 @@ int tcp_sender_note(struct tcp_sender *sender, unsigned kind, const struct tcp_f
 	if (!sender->is_closed) {
 		sender->notes[kind] = *frame;
 		sender->notes_due |= 1u << kind;
-		(void)pump(sender);
+		pump(sender);
 	}
 	int error = sender->is_closed ? -ECONNRESET : 0;
 	pthread_mutex_unlock(&sender->lock);
@@ -238,7 +251,9 @@ static void send_directly(struct tcp_sender *sender, uint64_t lsn, const struct 
 	sender->body_left = length;
 	all[0] = (struct iovec){sender->headers, sizeof sender->headers[0]};
 	memcpy(all + 1, pieces, (size_t)count * sizeof pieces[0]);
+	sender->is_sending = true;
 	ssize_t n = hand_over(sender, all, 1 + (size_t)count, false);
+	sender->is_sending = false;
 	if (n < 0)
 		return;
 	advance(sender, (size_t)n);
@@ -268,14 +283,15 @@ int tcp_sender_log(struct tcp_sender *sender, uint64_t lsn, const struct iovec *
 	if (lsn + length - sender->log_sent > sender->backlog_size) {
 		error = -EPROTO;
 	} else if (length > 0) {
-		bool is_idle = !is_under_way(sender) && lsn == sender->log_sent &&
-			       !sender->letter && !sender->notes_due && !sender->is_full;
+		bool is_idle = !sender->is_sending && !is_under_way(sender) &&
+			       lsn == sender->log_sent && !sender->letter && !sender->notes_due &&
+			       !sender->is_full;
 		sender->log_end = lsn + length;
 		if (is_idle && count <= DIRECT_PIECES && length <= UINT32_MAX)
 			send_directly(sender, lsn, pieces, count, length);
 		else
 			keep(sender, lsn, pieces, count, 0);
-		(void)pump(sender);
+		pump(sender);
 		error = sender->is_closed ? -ECONNRESET : 0;
 	}
 	pthread_mutex_unlock(&sender->lock);
@@ -285,9 +301,9 @@ int tcp_sender_log(struct tcp_sender *sender, uint64_t lsn, const struct iovec *
 void tcp_sender_ready(struct tcp_sender *sender)
 {
 	pthread_mutex_lock(&sender->lock);
+	sender->is_ready = true;
 	sender->is_full = false;
-	if (!sender->is_closed)
-		(void)pump(sender);
+	pump(sender);
 	pthread_mutex_unlock(&sender->lock);
 }
 
@@ -296,5 +312,6 @@ void tcp_sender_close(struct tcp_sender *sender)
 	pthread_mutex_lock(&sender->lock);
 	sender->is_closed = true;
 	pthread_cond_broadcast(&sender->moved);
+	await_idle(sender);
 	pthread_mutex_unlock(&sender->lock);
 }

@@ -2,7 +2,9 @@
  * The outgoing half of a tcp connection (tcp_wire.h): whole frames, several sources, one stream.
  *
  * Whoever has something to send hands it to the socket at once, which rarely refuses. What it does
- * refuse stays with its source until the provider's thread, told by EPOLLOUT, goes on with it:
+ * refuse stays with its source until the provider's thread, told by EPOLLOUT, goes on with it. One
+ * thread at a time is in the system call, and without the lock; who finds another one there leaves its
+ * bytes to that, and waits for nobody:
  *
  *   a letter  a message or bytes for the guest's memory; its sender, the control thread, waits
  *   notes     frames without a body, of which only the newest of each kind counts: the acks
@@ -14,7 +16,8 @@
  *
  * MSG_ZEROCOPY is not used: between processes of one machine, and over veth, the kernel copies all
  * the same (it says so in each notification), and with the notifications 64 KiB writes were a third
- * slower and no cheaper.
+ * slower and no cheaper. It would pay for large pieces through a network card that gathers them and
+ * makes their checksums; a log of small entries has none.
  *
  * Any thread may call any function.
  */
@@ -33,7 +36,9 @@ struct tcp_sender {
 	pthread_mutex_t lock; /* of everything below */
 	pthread_cond_t moved; /* the letter is gone, or it is over */
 	bool is_closed;
-	bool is_full; /* the socket takes nothing until EPOLLOUT says so */
+	bool is_full;    /* the socket takes nothing until EPOLLOUT says so */
+	bool is_ready;   /* EPOLLOUT has come since the last system call began */
+	bool is_sending; /* a thread is in one, and has to itself what is on its way */
 
 	/* What is on its way: the rest of some headers, then the rest of the last one's body. */
 	struct tcp_frame headers[NOTES];

@@ -7,7 +7,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 static const struct provider *const tcp = &provider_tcp;
 
@@ -468,6 +470,57 @@ static void log_that_finds_no_room_arrives_later(void **state)
 	close_primary();
 }
 
+/* The kernel's, with which another thread than the test's can be held up. */
+static pthread_t test_thread;
+static atomic_bool hold_up, is_held_up;
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	while (atomic_load(&hold_up) && !pthread_equal(pthread_self(), test_thread)) {
+		atomic_store(&is_held_up, true);
+		usleep(20);
+	}
+	return syscall(SYS_sendmsg, fd, message, flags);
+}
+
+/* The guest stands still in write_log, so that must not take the time that another thread's system
+ * call takes. */
+static void a_write_waits_for_nobody_who_sends(void **state)
+{
+	(void)state;
+	enum { RING = 16u << 20, PART = 1u << 20 };
+	test_thread = pthread_self();
+	open_primary(RING);
+	fill_random(bytes, sizeof bytes, 7);
+	struct iovec piece = {bytes, PART};
+	uint64_t lsn = 0;
+	for (; lsn < RING - PART; lsn += PART)
+		assert_int_equal(tcp->write_log(ours, lsn, &piece, 1), 0);
+	atomic_store(&hold_up, true);
+	uint64_t expected = 0, left = 0;
+	while (expected < RING) {
+		struct tcp_frame frame;
+		if (left == 0) {
+			assert_true(raw_read(&frame, sizeof frame));
+			assert_int_equal(frame.type, FRAME_LOG);
+			assert_int_equal(frame.at, expected);
+			left = frame.length;
+		}
+		uint64_t part = left < 4096 ? left : 4096;
+		part = part < PART - expected % PART ? part : PART - expected % PART;
+		assert_true(raw_read(back, part));
+		assert_memory_equal(back, bytes + expected % PART, part);
+		expected += part;
+		left -= part;
+		if (lsn < RING && atomic_load(&is_held_up)) {
+			assert_int_equal(tcp->write_log(ours, lsn, &piece, 1), 0);
+			lsn += PART;
+			atomic_store(&hold_up, false);
+		}
+	}
+	assert_int_equal(lsn, RING);
+	close_primary();
+}
+
 static void a_standby_that_claims_to_have_what_was_not_sent_is_found_out(void **state)
 {
 	(void)state;
@@ -535,6 +588,7 @@ int main(void)
 		TEST(what_a_standby_may_not_send_ends_the_connection),
 		TEST(an_offer_of_another_size_is_not_attached_to),
 		TEST(log_that_finds_no_room_arrives_later),
+		TEST(a_write_waits_for_nobody_who_sends),
 		TEST(a_standby_that_claims_to_have_what_was_not_sent_is_found_out),
 		TEST(random_bytes_do_no_harm),
 	};
