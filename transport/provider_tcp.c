@@ -444,6 +444,8 @@ static void withdraw_memory(struct connection *c)
 	pthread_mutex_unlock(&c->in.lock);
 	memfd_unmap(memory, c->in.memory_size, false);
 	c->is_memory_open = false;
+	/* The clone is whole: heartbeats watch the peer. */
+	tcp_be_patient(c->fd);
 }
 
 /* ---- The log and its acks ---- */

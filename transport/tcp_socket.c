@@ -167,3 +167,9 @@ int tcp_connect(const char *where, unsigned timeout_ms)
 		return fail(-fd, "cannot connect to tcp:%s: %s", where, strerror(-fd));
 	return prepare(fd, where);
 }
+
+void tcp_be_patient(int fd)
+{
+	/* It has been set before, and overrules the count of probes. */
+	(void)set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)TCP_PATIENCE_MS);
+}

@@ -36,7 +36,7 @@ CHAIN_KILLS=50
 declare -A ROUNDS=(
 	[shm]="hand release clone chain chain chain chain chain chain chain" [tcp]="hand release clone chain chain"
 )
-declare -A LEAST=([shm]=350 [tcp]=120)
+declare -A LEAST=([shm]=380 [tcp]=120)
 AT_ONCE=2 # rounds; each of them waits most of the time
 BACKUP_POINTS=(receive.checked ack.before ack.after apply.before apply.after)
 LOG_POINTS=(log.copied log.appended log.settled log.ended)
