@@ -4,7 +4,7 @@
  *   bench_transport [ADDRESS...]        both ends on this machine, in two processes; shm and tcp
  *                                       without an address
  *   bench_transport standby ADDRESS     one end on each of two machines; the standby first, which
- * ends bench_transport primary ADDRESS     when the primary does
+ *   bench_transport primary ADDRESS     ends when the primary does
  *
  * Reported for each address, the median of ROUNDS runs:
  *   - from the append of an entry of 64 bytes to its `received` ack, with both ends polling all the

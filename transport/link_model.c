@@ -8,8 +8,8 @@
  * prefix:
  *
  *   primary   the log leaves at the rate, and after the delay; so do messages and the guest's
- * memory, which share the wire with it standby   acks leave after the delay; they take no time on
- * the wire
+ *             memory, which share the wire with it
+ *   standby   acks leave after the delay; they take no time on the wire
  *
  * The rate counts the log's bytes, not what a provider wraps them in. An ideal wire is computed, to
  * the nanosecond: it is busy with each piece for as long as the rate says, from when it was handed

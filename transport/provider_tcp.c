@@ -4,8 +4,9 @@
  *
  *   primary                                        standby
  *   the log's thread sends LOG frames  ──────────▶ the connection's thread places them into the
- * ring and rings the bell the connection's thread puts them  ◀────────── the receiver's thread
- * sends ACK frames into the ack block and rings its bell
+ *                                                  ring and rings the bell
+ *   the connection's thread puts them  ◀────────── the receiver's thread sends ACK frames
+ *   into the ack block and rings its bell
  *
  * Each end has a thread of its own, from the moment the two have met, that takes in what arrives
  * (tcp_receiver.h) and goes on sending what the socket had no room for (tcp_sender.h). Messages it
