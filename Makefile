@@ -35,7 +35,7 @@ libraries = $(foreach f,$(NEEDS_$(1)),$(LIBS_$(f)))
 
 TESTS := $(foreach f,$(FOLDERS),$(patsubst %.c,%,$(wildcard tests/unit/$(f)/test_*.c)))
 
-.PHONY: all demo unit check check-full bench clean help guests
+.PHONY: all demo unit check check-full bench bench-transport clean help guests
 all: $(BUILD)/doppel $(BUILD)/tests/client/client $(BUILD)/tests/lab/wire guests
 
 help:
@@ -46,6 +46,7 @@ help:
 	@echo "make unit       the unit tests alone, in seconds"
 	@echo "make lab        two machines in QEMU with soft-RoCE; see tests/lab/lab.mk"
 	@echo "make bench      reports latency, log and pause"
+	@echo "make bench-transport  the log's speed beside memcpy, and in the lab beside perftest"
 	@echo "make clean      removes the build folders"
 	@echo "BUILD=dir, SANITIZE=address,undefined or thread, CRASH_POINTS=1, V=1: see the Makefile's top"
 
@@ -102,6 +103,14 @@ check-full: check
 
 bench: all
 	$(Q)BUILD=$(BUILD) tests/bench.sh
+
+$(BUILD)/tests/bench/bench_transport: $(BUILD)/tests/bench_transport.o $(call archives,transport)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(SAN) -pthread -o $@ $^ $(call libraries,transport)
+
+bench-transport: all $(BUILD)/tests/bench/bench_transport
+	$(Q)BUILD=$(BUILD) tests/bench_transport.sh
 
 clean:
 	$(Q)rm -rf build build-*

@@ -1,17 +1,21 @@
 /*
  * Measures the log's way over a provider: log_writer, the provider, log_reader, and the ack back.
+ * tests/bench_transport.sh runs it and makes a table of what it prints.
  *
- *   bench_transport [ADDRESS...]        both ends on this machine, in two processes; shm and tcp
- *                                       without an address
- *   bench_transport standby ADDRESS     one end on each of two machines; the standby first, which
- *   bench_transport primary ADDRESS     ends when the primary does
+ *   bench_transport both ADDRESS ROUNDS MS PHASE...      both ends on this machine, in two processes
+ *   bench_transport standby ADDRESS                      one end on each of two machines; the standby
+ *   bench_transport primary ADDRESS ROUNDS MS PHASE...   ends when the primary does
  *
- * Reported for each address, the median of ROUNDS runs:
- *   - from the append of an entry of 64 bytes to its `received` ack, with both ends polling all the
- *     time, and with both as idle as a machine with two processors wants them (base/idle.h)
- *   - bytes a second of entries of 64 KiB through a full ring, beside memcpy of the same bytes into
- *     memory of the ring's size, in turns
- *   - CPU time of both processes for an entry, and what an entry adds to its payload
+ * Each round runs the phases in their order, each for about MS milliseconds, and prints a line for
+ * each figure, its name and its value:
+ *
+ *   spinning  from the append of an entry of 64 bytes to its `received` ack, both ends spinning
+ *   idle      the same, both as idle as a machine with two processors wants them (base/idle.h)
+ *   placed    the same to the end of the provider's own write, where it promises commit level placed
+ *   stream    entries of 64 KiB through a full ring, each a flush of its own
+ *   memcpy    the same bytes into memory of the ring's size
+ *
+ * CPU time is that of both processes for an entry; pinned memory is what the kernel says of each.
  */
 #include "base/idle.h"
 #include "transport/ack.h"
@@ -20,7 +24,6 @@
 #include "transport/memfd.h"
 #include "transport/transport.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -29,7 +32,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,19 +39,21 @@
 #define RING (16u << 20)
 #define MEMORY 4096u
 #define SECRET 0x62656e6368u
-#define ROUNDS 5
-#define STREAM_NS 300000000u
-/* Round trips of a run: as many as there is time for. */
-#define TRIPS 20000u
-#define TRIPS_NS 300000000u
+#define TRIPS_MAX 100000u
 #define SMALL 24u            /* payload of an entry of 64 bytes */
 #define LARGE (65536u - 40u) /* payload of an entry of 64 KiB */
 #define CONNECT_MS 10000u
 #define PHASE_MS 60000u
 
-/* What the primary asks of the standby for the next entries, up to an END. */
-struct phase {
+/* How both ends wait in a phase. */
+struct manner {
 	uint32_t spins, yields;
+};
+static const struct manner spinning = {UINT32_MAX, 0}, idling = {20, 2};
+
+/* The standby's answer at a phase's end. */
+struct costs {
+	uint64_t cpu_ns, pinned;
 };
 
 static const struct provider *provider;
@@ -70,6 +74,19 @@ static uint64_t cpu_ns(void)
 	struct timespec ts;
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* Bytes of this process that a device may reach. */
+static uint64_t pinned(void)
+{
+	char line[128];
+	unsigned long long kib = 0;
+	FILE *status = fopen("/proc/self/status", "r");
+	REQUIRE(status);
+	while (fgets(line, sizeof line, status) && sscanf(line, "VmPin: %llu", &kib) != 1)
+		continue;
+	fclose(status);
+	return kib * 1024;
 }
 
 /* With both ends on one machine, each has a processor of its own, and not by chance. A provider's
@@ -125,15 +142,15 @@ static int be_standby(struct listener *listener, bool is_pinned)
 	log_reader_ring(&reader, provider->ring(c), RING, SECRET, 0);
 	if (is_pinned)
 		take_processor(1);
-	struct phase phase;
+	struct manner manner;
 	size_t length;
-	while (provider->recv(c, &phase, sizeof phase, &length, PHASE_MS) == 0) {
-		idle_configure(phase.spins, phase.yields);
+	while (provider->recv(c, &manner, sizeof manner, &length, PHASE_MS) == 0) {
+		idle_configure(manner.spins, manner.yields);
 		REQUIRE(provider->send(c, "", 0) == 0);
 		uint64_t cpu = cpu_ns();
 		follow(c, &reader);
-		cpu = cpu_ns() - cpu;
-		REQUIRE(provider->send(c, &cpu, sizeof cpu) == 0);
+		const struct costs costs = {.cpu_ns = cpu_ns() - cpu, .pinned = pinned()};
+		REQUIRE(provider->send(c, &costs, sizeof costs) == 0);
 	}
 	provider->close(c);
 	provider->listener_close(listener);
@@ -145,10 +162,13 @@ static int be_standby(struct listener *listener, bool is_pinned)
 struct primary {
 	struct connection *c;
 	struct log_writer *writer;
+	struct idle idle;
 	struct ack_reader consumed, received;
 	uint64_t position;
 	uint64_t entries; /* of this phase */
 	uint64_t cpu;     /* when it began; of both, when it has ended */
+	uint64_t their_pinned;
+	uint64_t phase_ns;
 };
 
 static int sink_write(void *context, uint64_t lsn, const struct iovec *pieces, int count)
@@ -184,64 +204,69 @@ static void open_primary(struct primary *p)
 	size_t size;
 	log_writer_staging(p->writer, &staging, &size);
 	REQUIRE(provider->register_source(p->c, staging, size) == 0);
+	p->idle = (struct idle){.bell = provider->bell(p->c), .longest_ns = 200000};
 	p->consumed = p->received = (struct ack_reader){
 		.block = provider->acks(p->c), .secret = SECRET, .counter = ACK_CONSUMED};
 	p->received.counter = ACK_RECEIVED;
 }
 
-static void begin_phase(struct primary *p, uint32_t spins, uint32_t yields)
+static void begin_phase(struct primary *p, struct manner manner)
 {
-	const struct phase phase = {.spins = spins, .yields = yields};
 	char nothing;
 	size_t length;
-	idle_configure(spins, yields);
-	REQUIRE(provider->send(p->c, &phase, sizeof phase) == 0);
+	idle_configure(manner.spins, manner.yields);
+	REQUIRE(provider->send(p->c, &manner, sizeof manner) == 0);
 	REQUIRE(provider->recv(p->c, &nothing, 1, &length, PHASE_MS) == 0);
 	p->entries = 0;
 	p->cpu = cpu_ns();
 }
 
-static void await(struct primary *p, struct ack_reader *reader, uint64_t lsn, struct idle *idle)
+static void await(struct primary *p, uint64_t lsn, bool is_placed)
 {
-	idle_busy(idle);
+	idle_busy(&p->idle);
 	for (;;) {
-		idle_watch(idle);
-		if (ack_read(reader, log_writer_flushed(p->writer)) >= lsn)
+		idle_watch(&p->idle);
+		if ((is_placed ? provider->written(p->c)
+			       : ack_read(&p->received, log_writer_flushed(p->writer))) >= lsn)
 			return;
-		idle_pause(idle);
+		idle_pause(&p->idle);
 	}
 }
 
-static void append(struct primary *p, enum log_kind kind, const void *from, uint32_t length,
-	uint64_t *end, struct idle *idle)
+/* Appends an entry and flushes it; the LSN behind it. */
+static uint64_t append(struct primary *p, enum log_kind kind, const void *from, uint32_t length)
 {
 	int error;
+	uint64_t end = 0;
 	p->entries++;
-	idle_busy(idle);
+	idle_busy(&p->idle);
 	for (;;) {
-		idle_watch(idle);
-		error = log_writer_append(p->writer, kind, p->position, 0, from, length, end);
+		idle_watch(&p->idle);
+		error = log_writer_append(p->writer, kind, p->position, 0, from, length, &end);
 		if (error != -EAGAIN)
 			break;
-		REQUIRE(log_writer_flush(p->writer) == 0);
-		idle_pause(idle);
+		idle_pause(&p->idle);
 	}
 	REQUIRE(error == 0);
+	REQUIRE(log_writer_flush(p->writer) == 0);
 	p->position++;
+	return end;
 }
 
-static void end_phase(struct primary *p, struct idle *idle)
+/* CPU time of both ends for an entry, in us. */
+static double end_phase(struct primary *p)
 {
 	struct log_ending ending = {.reason = LOG_END_STOPPED};
-	uint64_t end, theirs;
+	struct costs theirs;
 	size_t length;
-	append(p, LOG_END, &ending, sizeof ending, &end, idle);
-	REQUIRE(log_writer_flush(p->writer) == 0);
-	await(p, &p->received, end, idle);
+	await(p, append(p, LOG_END, &ending, sizeof ending), false);
 	p->cpu = cpu_ns() - p->cpu;
 	REQUIRE(provider->recv(p->c, &theirs, sizeof theirs, &length, PHASE_MS) == 0);
-	p->cpu += theirs;
+	p->their_pinned = theirs.pinned;
+	return (double)(p->cpu + theirs.cpu_ns) / (double)p->entries / 1e3;
 }
+
+/* ---- Phases ---- */
 
 static int ascending(const void *a, const void *b)
 {
@@ -249,53 +274,40 @@ static int ascending(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static double median(double *values)
+static void measure_latency(struct primary *p, const char *name, struct manner manner)
 {
-	qsort(values, ROUNDS, sizeof values[0], ascending);
-	return values[ROUNDS / 2];
-}
-
-struct latency {
-	double p50, p99, cpu; /* us, us, ns an entry */
-};
-
-static void measure_latency(struct primary *p, struct latency *out)
-{
-	static double samples[TRIPS];
-	struct idle idle = {.bell = provider->bell(p->c), .longest_ns = 1000000};
+	static double samples[TRIPS_MAX];
+	bool is_placed = strcmp(name, "placed") == 0;
 	unsigned count = 0;
-	for (uint64_t began = now_ns(); count < TRIPS && now_ns() - began < TRIPS_NS; count++) {
-		uint64_t end, before = now_ns();
-		append(p, LOG_NET_RX, payload, SMALL, &end, &idle);
-		REQUIRE(log_writer_flush(p->writer) == 0);
-		await(p, &p->received, end, &idle);
-		samples[count] = (double)(now_ns() - before) / 1e3;
+	begin_phase(p, manner);
+	for (uint64_t began = now_ns(), now = began; count < TRIPS_MAX && now - began < p->phase_ns;
+		count++) {
+		uint64_t before = now;
+		await(p, append(p, LOG_NET_RX, payload, SMALL), is_placed);
+		now = now_ns();
+		samples[count] = (double)(now - before) / 1e3;
 	}
-	end_phase(p, &idle);
+	double cpu = end_phase(p);
 	qsort(samples, count, sizeof samples[0], ascending);
-	out->p50 = samples[count / 2];
-	out->p99 = samples[count * 99 / 100];
-	out->cpu = (double)p->cpu / (double)p->entries;
+	printf("%s_p50_us %.3f\n%s_p99_us %.3f\n%s_cpu_us %.3f\n", name, samples[count / 2], name,
+		samples[count * 99 / 100], name, cpu);
 }
 
-/* Bytes a second; each flush is one entry. */
-static double measure_stream(struct primary *p, double *cpu)
+/* In millions of bytes a second. */
+static void measure_stream(struct primary *p)
 {
-	struct idle idle = {.bell = provider->bell(p->c), .longest_ns = 200000};
+	begin_phase(p, idling);
 	uint64_t before = log_writer_head(p->writer), began = now_ns(), end;
-	while (now_ns() - began < STREAM_NS) {
-		append(p, LOG_NET_RX, payload, LARGE, &end, &idle);
-		REQUIRE(log_writer_flush(p->writer) == 0);
-	}
-	await(p, &p->received, end, &idle);
+	do {
+		end = append(p, LOG_NET_RX, payload, LARGE);
+	} while (now_ns() - began < p->phase_ns);
+	await(p, end, false);
 	uint64_t ns = now_ns() - began;
-	double rate = (double)(log_writer_head(p->writer) - before) * 1e9 / (double)ns;
-	end_phase(p, &idle);
-	*cpu = (double)p->cpu / (double)p->entries;
-	return rate;
+	double rate = (double)(log_writer_head(p->writer) - before) * 1e3 / (double)ns;
+	printf("stream_MBs %.3f\nstream_cpu_us %.3f\n", rate, end_phase(p));
 }
 
-static double measure_memcpy(void)
+static void measure_memcpy(const struct primary *p)
 {
 	static uint8_t *to;
 	if (!to) {
@@ -304,83 +316,56 @@ static double measure_memcpy(void)
 		memset(to, 1, RING);
 	}
 	uint64_t began = now_ns(), bytes = 0;
-	while (now_ns() - began < STREAM_NS / 3) {
+	do {
 		memcpy(to + bytes % RING, payload, sizeof payload);
 		/* The copy is wanted, whatever the compiler thinks. */
 		__asm__ volatile("" : : "r"(to) : "memory");
 		bytes += sizeof payload;
-	}
-	return (double)bytes * 1e9 / (double)(now_ns() - began);
+	} while (now_ns() - began < p->phase_ns);
+	printf("memcpy_MBs %.3f\n", (double)bytes * 1e3 / (double)(now_ns() - began));
 }
 
-static void measure_and_report(struct primary *p, const char *address)
+static void run_phase(struct primary *p, const char *name)
 {
-	double p50[2][ROUNDS], p99[2][ROUNDS], cpu[3][ROUNDS], stream[ROUNDS], copy[ROUNDS];
-	for (int round = 0; round < ROUNDS; round++) {
-		struct latency latency;
-		for (int sleeps = 0; sleeps < 2; sleeps++) {
-			begin_phase(p, sleeps ? 20 : 2000, sleeps ? 2 : UINT32_MAX - 2000);
-			measure_latency(p, &latency);
-			p50[sleeps][round] = latency.p50;
-			p99[sleeps][round] = latency.p99;
-			cpu[sleeps][round] = latency.cpu;
-		}
-		copy[round] = measure_memcpy();
-		begin_phase(p, 20, 2);
-		stream[round] = measure_stream(p, &cpu[2][round]);
-	}
-	printf("%s\n", address);
-	static const char *const manners[] = {"polling", "sleeping"};
-	for (int sleeps = 0; sleeps < 2; sleeps++)
-		printf("  64 bytes to their ack, %-9s p50 %8.2f us  p99 %8.2f us  CPU %7.2f us an "
-		       "entry\n",
-			manners[sleeps], median(p50[sleeps]), median(p99[sleeps]),
-			median(cpu[sleeps]) / 1e3);
-	double rate = median(stream), base = median(copy);
-	printf("  64 KiB writes  %.3f GB/s (%.3f Gbit/s)  memcpy %.3f GB/s  ratio %.2f  CPU %.2f "
-	       "us an entry\n",
-		rate / 1e9, rate * 8 / 1e9, base / 1e9, rate / base, median(cpu[2]) / 1e3);
+	if (strcmp(name, "spinning") == 0 || strcmp(name, "placed") == 0)
+		measure_latency(p, name, spinning);
+	else if (strcmp(name, "idle") == 0)
+		measure_latency(p, name, idling);
+	else if (strcmp(name, "stream") == 0)
+		measure_stream(p);
+	else if (strcmp(name, "memcpy") == 0)
+		measure_memcpy(p);
+	else
+		REQUIRE(!"a phase");
 	fflush(stdout);
 }
 
-static void be_primary(const char *address, bool is_pinned)
+/* `words`: ROUNDS MS PHASE... */
+static void be_primary(char **words, bool is_pinned)
 {
 	struct primary p;
-	cpu_set_t before;
+	int rounds = atoi(words[0]);
 	open_primary(&p);
-	REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
+	p.phase_ns = (uint64_t)atoi(words[1]) * 1000000u;
 	if (is_pinned)
 		take_processor(0);
-	measure_and_report(&p, address);
+	for (char **word = words + 2; *word; word++) {
+		if (strcmp(*word, "placed") == 0)
+			REQUIRE(provider->placed(p.c) == 0);
+	}
+	for (int round = 0; round < rounds; round++) {
+		for (char **word = words + 2; *word; word++)
+			run_phase(&p, *word);
+	}
+	printf("overhead_bytes %u\npinned_primary_MiB %.3f\npinned_standby_MiB %.3f\n",
+		(unsigned)log_entry_size(0), (double)pinned() / (1 << 20),
+		(double)p.their_pinned / (1 << 20));
 	provider->close(p.c);
 	log_writer_destroy(p.writer);
-	(void)!sched_setaffinity(0, sizeof before, &before);
 }
 
-static void find(const char *address)
+static void be_both(char **words)
 {
-	if (provider_find(address, &provider, &where) < 0) {
-		fprintf(stderr, "bench_transport: %s\n", fail_message());
-		exit(2);
-	}
-}
-
-/* A port of loopback that was free a moment ago. */
-static void free_port(char *text, size_t size)
-{
-	struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t length = sizeof any;
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-	REQUIRE(fd >= 0 && bind(fd, (struct sockaddr *)&any, length) == 0 &&
-		getsockname(fd, (struct sockaddr *)&any, &length) == 0);
-	close(fd);
-	snprintf(text, size, "tcp:127.0.0.1:%u", ntohs(any.sin_port));
-}
-
-static void measure_both(const char *address)
-{
-	find(address);
-	fflush(stdout);
 	pid_t child = fork();
 	REQUIRE(child >= 0);
 	if (child == 0) {
@@ -389,36 +374,35 @@ static void measure_both(const char *address)
 		REQUIRE(provider->listen(where, &listener) == 0);
 		exit(be_standby(listener, true));
 	}
-	be_primary(address, true);
+	be_primary(words, true);
 	int status;
 	REQUIRE(waitpid(child, &status, 0) == child && status == 0);
 }
 
 int main(int argc, char **argv)
 {
-	char shm[48], tcp[48];
+	const char *role = argc >= 3 ? argv[1] : "";
+	bool is_standby = argc == 3 && strcmp(role, "standby") == 0;
+	bool is_both = argc >= 6 && strcmp(role, "both") == 0;
+	if (!is_standby && !is_both && (argc < 6 || strcmp(role, "primary") != 0)) {
+		fprintf(stderr, "usage: bench_transport both|primary ADDRESS ROUNDS MS PHASE... | "
+				"standby ADDRESS\n");
+		return 2;
+	}
+	if (provider_find(argv[2], &provider, &where) < 0) {
+		fprintf(stderr, "bench_transport: %s\n", fail_message());
+		return 2;
+	}
 	for (size_t i = 0; i < sizeof payload; i++)
 		payload[i] = (uint8_t)(i * 131 >> 3);
-	snprintf(shm, sizeof shm, "shm:bench-%d", (int)getpid());
-	if (argc == 3 && strcmp(argv[1], "standby") == 0) {
+	if (is_standby) {
 		struct listener *listener;
-		find(argv[2]);
 		REQUIRE(provider->listen(where, &listener) == 0);
 		return be_standby(listener, false);
 	}
-	printf("an entry adds %u bytes to its payload, and what makes it a multiple of 8\n",
-		(unsigned)log_entry_size(0));
-	if (argc == 3 && strcmp(argv[1], "primary") == 0) {
-		find(argv[2]);
-		be_primary(argv[2], false);
-		return 0;
-	}
-	if (argc < 2) {
-		measure_both(shm);
-		free_port(tcp, sizeof tcp);
-		measure_both(tcp);
-	}
-	for (int i = 1; i < argc; i++)
-		measure_both(argv[i]);
+	if (is_both)
+		be_both(argv + 3);
+	else
+		be_primary(argv + 3, false);
 	return 0;
 }
