@@ -416,6 +416,27 @@ unsigned port_receive(struct port *port, struct port_frame *frames, unsigned cap
 	return kept;
 }
 
+static void add_part(
+	struct rte_mempool *pool, void *argument, struct rte_mempool_memhdr *part, unsigned index)
+{
+	uint8_t **bounds = argument, *begin = part->addr;
+	(void)pool;
+	if (index == 0 || begin < bounds[0])
+		bounds[0] = begin;
+	if (index == 0 || begin + part->len > bounds[1])
+		bounds[1] = begin + part->len;
+}
+
+void port_packets(const struct port *port, void **base, size_t *size)
+{
+	/* Whatever lies between a pool's parts is DPDK's as well, and mapped: without huge pages it has
+	 * one piece of memory. */
+	uint8_t *bounds[2] = {NULL, NULL};
+	rte_mempool_mem_iter(port->receive_pool, add_part, bounds);
+	*base = bounds[0];
+	*size = (size_t)(bounds[1] - bounds[0]);
+}
+
 void port_frame_free(struct port_frame *frame)
 {
 	rte_pktmbuf_free(frame->owner);

@@ -52,5 +52,8 @@ unsigned port_send(struct port *port, const struct hold_output *frames, unsigned
 
 void port_frame_free(struct port_frame *frame); /* any thread */
 
+/* The memory in which received frames lie, for who lets a device read them from there. */
+void port_packets(const struct port *port, void **base, size_t *size);
+
 uint32_t port_mtu(const struct port *port);     /* of the device; 1,500 for most */
 uint64_t port_dropped(const struct port *port); /* frames to be sent; any thread */

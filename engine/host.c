@@ -189,7 +189,8 @@ int host_start_machine(struct host *host)
 static void drop_frames(struct host *host)
 {
 	while (frame_queue_peek(&host->live.frames))
-		frame_queue_pop(&host->live.frames);
+		frame_queue_take(&host->live.frames, 0);
+	frame_queue_free(&host->live.frames, UINT64_MAX);
 }
 
 void host_close(struct host *host)

@@ -9,6 +9,7 @@
 #define FRAME_MIN 14u      /* an Ethernet header */
 #define WAIT_NS 200000u    /* for room in the log */
 #define IDLE_NS 100000000u /* halted without a timer; every wake-up comes by the bell */
+#define KEPT_NS 1000000u   /* halted while the log still sends frames: their buffers are few */
 
 void live_set_time(struct live *live, uint64_t guest_ns, uint64_t host_ns)
 {
@@ -30,13 +31,26 @@ static void wake_dataplane(struct live *live)
 		live->outputs_wait(live->context);
 }
 
+/* Gives back the frames whose bytes the log has sent. */
+static void free_frames(struct live *live)
+{
+	if (frame_queue_keeps(&live->frames))
+		frame_queue_free(
+			&live->frames, live->log ? log_writer_written(live->log) : UINT64_MAX);
+}
+
 static void hand_over(struct machine *m)
 {
 	struct live *live = m->live;
-	if (log_writer_flush(live->log) < 0)
+	int error = log_writer_flush(live->log);
+	/* The provider has no room for what it would have to remember: at the next look. */
+	live->flush_wanted = error == -EAGAIN;
+	if (live->flush_wanted)
+		return;
+	if (error < 0)
 		live->broken = true;
 	atomic_store_explicit(&live->flushed, log_writer_flushed(live->log), memory_order_release);
-	live->flush_wanted = false;
+	free_frames(live);
 	if (live->output_sealed && !live->acks_ring)
 		wake_dataplane(live);
 	live->output_sealed = false;
@@ -143,8 +157,9 @@ static void take_ticks(struct machine *m, uint64_t now)
 static void take_frames(struct machine *m)
 {
 	struct port_frame *frame;
-	uint64_t end;
+	free_frames(m->live);
 	for (unsigned n = 0; n < FRAME_BURST && (frame = frame_queue_peek(&m->live->frames)); n++) {
+		uint64_t end = 0;
 		/* Without a working driver nobody would ever take it: only DRIVER_OK counts, and not
 		 * NEEDS_RESET. Nor is it a frame if the log has no entry for its length. */
 		if ((m->board.net.status & (4u | 64u)) == 4u && frame->length >= FRAME_MIN &&
@@ -155,7 +170,7 @@ static void take_frames(struct machine *m)
 				break;
 			virtio_net_receive(&m->board.net, &m->env, frame->bytes, frame->length);
 		}
-		frame_queue_pop(&m->live->frames);
+		frame_queue_take(&m->live->frames, end);
 	}
 }
 
@@ -170,13 +185,15 @@ static void take_keys(struct machine *m)
 		uart_receive(&m->board.uart, &m->env, bytes, count);
 }
 
-/* How long a halted guest may sleep: until its timer's next expiration. */
+/* How long a halted guest may sleep: until its timer's next expiration, or until the log may have sent
+ * what it sends from here. */
 static uint64_t sleep_ns(struct machine *m, uint64_t now)
 {
 	uint64_t deadline = pit_deadline(&m->board.pit);
+	uint64_t longest = frame_queue_keeps(&m->live->frames) ? KEPT_NS : IDLE_NS;
 	if (deadline <= now)
 		return 0;
-	return deadline - now < IDLE_NS ? deadline - now : IDLE_NS;
+	return deadline - now < longest ? deadline - now : longest;
 }
 
 static void live_inputs(struct machine *m)

@@ -2,6 +2,13 @@
  * What waits to become an input: frames from the dataplane thread, console bytes from the control
  * thread. Each queue has one producer and one consumer, the vCPU thread, which takes an input only at
  * a position (D1). A full queue refuses; what is refused stays with its producer.
+ *
+ * A frame that has been taken stays where it is until the log, which sends its bytes from there, has
+ * been written up to the end of its entry:
+ *
+ *      freed      head              tail
+ *   ────┼──────────┼─────────────────┼────
+ *       being sent  waiting           free slots
  */
 #pragma once
 
@@ -16,37 +23,54 @@
 #define BYTE_QUEUE 4096u
 
 struct frame_queue {
-	_Alignas(64) _Atomic uint32_t head; /* next to take */
-	_Alignas(64) _Atomic uint32_t tail; /* next to put */
+	_Alignas(64) _Atomic uint32_t freed; /* next to give back */
+	uint32_t head;                       /* next to take; the consumer's own */
+	_Alignas(64) _Atomic uint32_t tail;  /* next to put */
 	struct port_frame frame[FRAME_QUEUE];
+	uint64_t end[FRAME_QUEUE]; /* of each taken frame's entry; the consumer's own */
 };
 
 /* Q1/Q2: the tail's release publishes the frame; the consumer's acquire sees it.
- * Q3/Q4: the head's release gives the slot back; the producer's acquire may then reuse it. */
+ * Q3/Q4: the release of `freed` gives the slot back; the producer's acquire may then reuse it. */
 static inline bool frame_queue_put(struct frame_queue *queue, const struct port_frame *frame)
 {
 	uint32_t tail = atomic_load_explicit(&queue->tail, memory_order_relaxed);
-	if (tail - atomic_load_explicit(&queue->head, memory_order_acquire) == FRAME_QUEUE) /* Q4 */
+	if (tail - atomic_load_explicit(&queue->freed, memory_order_acquire) ==
+		FRAME_QUEUE) /* Q4 */
 		return false;
 	queue->frame[tail % FRAME_QUEUE] = *frame;
 	atomic_store_explicit(&queue->tail, tail + 1, memory_order_release); /* Q1 */
 	return true;
 }
 
-/* The oldest frame, NULL when there is none; it stays until frame_queue_pop. */
+/* The oldest frame that waits, NULL when there is none. */
 static inline struct port_frame *frame_queue_peek(struct frame_queue *queue)
 {
-	uint32_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
-	if (atomic_load_explicit(&queue->tail, memory_order_acquire) == head) /* Q2 */
+	if (atomic_load_explicit(&queue->tail, memory_order_acquire) == queue->head) /* Q2 */
 		return NULL;
-	return &queue->frame[head % FRAME_QUEUE];
+	return &queue->frame[queue->head % FRAME_QUEUE];
 }
 
-static inline void frame_queue_pop(struct frame_queue *queue)
+/* It waits no more. It is kept until its entry, which ends at this LSN, is written; 0: it has none. */
+static inline void frame_queue_take(struct frame_queue *queue, uint64_t end)
 {
-	uint32_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
-	port_frame_free(&queue->frame[head % FRAME_QUEUE]);
-	atomic_store_explicit(&queue->head, head + 1, memory_order_release); /* Q3 */
+	queue->end[queue->head++ % FRAME_QUEUE] = end;
+}
+
+/* Whether frames that were taken are kept. */
+static inline bool frame_queue_keeps(const struct frame_queue *queue)
+{
+	return atomic_load_explicit(&queue->freed, memory_order_relaxed) != queue->head;
+}
+
+/* Frees what was taken, in order, as far as the log is written; UINT64_MAX: there is none. */
+static inline void frame_queue_free(struct frame_queue *queue, uint64_t written)
+{
+	uint32_t freed = atomic_load_explicit(&queue->freed, memory_order_relaxed);
+	for (; freed != queue->head && queue->end[freed % FRAME_QUEUE] <= written; freed++) {
+		port_frame_free(&queue->frame[freed % FRAME_QUEUE]);
+		atomic_store_explicit(&queue->freed, freed + 1, memory_order_release); /* Q3 */
+	}
 }
 
 struct byte_queue {

@@ -250,13 +250,21 @@ static int greet(struct session *session, struct host *host, struct arbiter *arb
 	return begin_beats(session, welcome.beat_host, welcome.beat_port, HEARTBEAT_PRIMARY);
 }
 
-/* The log's writes are read from there by whoever carries them. */
-static int register_staging(struct session *session)
+/* The log's writes are read from the staging ring, and received frames from where the port has them, by
+ * whoever carries them. */
+static int register_sources(struct session *session, const struct port *port)
 {
 	void *base;
 	size_t size;
 	log_writer_staging(session->log, &base, &size);
-	return session->provider->register_source(session->connection, base, size);
+	int error = session->provider->register_source(session->connection, base, size);
+	if (error || !port)
+		return error;
+	port_packets(port, &base, &size);
+	error = session->provider->register_source(session->connection, base, size);
+	if (!error)
+		log_writer_lend(session->log, base, size);
+	return error;
 }
 
 int session_connect(struct session **out, struct host *host, const char *address, uint32_t id,
@@ -288,7 +296,7 @@ int session_connect(struct session **out, struct host *host, const char *address
 		error = log_writer_create(
 			&session->log, &session_sink, session, session->ring, session->secret, 0);
 	if (!error)
-		error = register_staging(session);
+		error = register_sources(session, host->port);
 	if (!error && session->commit == COMMIT_PLACED)
 		error = provider->placed(session->connection);
 	if (error)

@@ -58,7 +58,8 @@ struct costs {
 
 static const struct provider *provider;
 static const char *where;
-static uint8_t payload[65536];
+/* What stands for a received frame, in memory that is lent to the log. */
+static uint8_t payload[65536] __attribute__((aligned(4096)));
 
 #define REQUIRE(condition)                                                                         \
 	do {                                                                                       \
@@ -204,6 +205,8 @@ static void open_primary(struct primary *p)
 	size_t size;
 	log_writer_staging(p->writer, &staging, &size);
 	REQUIRE(provider->register_source(p->c, staging, size) == 0);
+	REQUIRE(provider->register_source(p->c, payload, sizeof payload) == 0);
+	log_writer_lend(p->writer, payload, sizeof payload);
 	p->idle = (struct idle){.bell = provider->bell(p->c), .longest_ns = 200000};
 	p->consumed = p->received = (struct ack_reader){
 		.block = provider->acks(p->c), .secret = SECRET, .counter = ACK_CONSUMED};

@@ -54,13 +54,27 @@ static uint32_t crc_seed(uint64_t secret)
 	return (uint32_t)mix64_keyed(secret, PURPOSE_CRC, 0);
 }
 
-void log_encode(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind, uint64_t position,
-	uint32_t digest, const void *payload, uint32_t length)
+static void check_entry(uint64_t lsn, enum log_kind kind, uint32_t length)
 {
 	CHECK(L2, kind > 0 && kind < LOG_KINDS && length_allowed(kind, length),
 		"an entry of kind %d with %u bytes would be refused by its reader", (int)kind,
 		length);
 	CHECK(L2, lsn % 8 == 0, "an entry at LSN %llu", (unsigned long long)lsn);
+}
+
+void log_encode(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind, uint64_t position,
+	uint32_t digest, const void *payload, uint32_t length)
+{
+	uint8_t *body = out + LOG_HEADER_SIZE;
+	check_entry(lsn, kind, length);
+	memcpy(body, payload, length);
+	log_encode_around(out, secret, lsn, kind, position, digest, body, length);
+}
+
+void log_encode_around(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind,
+	uint64_t position, uint32_t digest, const void *payload, uint32_t length)
+{
+	check_entry(lsn, kind, length);
 	struct log_header header = {
 		.stamp = log_stamp(secret, lsn, STAMP_HEADER),
 		.position = position,
@@ -68,14 +82,15 @@ void log_encode(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind,
 		.kind = (uint16_t)kind,
 		.digest = digest,
 	};
-	uint8_t *body = out + LOG_HEADER_SIZE;
-	memcpy(body, payload, length);
-	memset(body + length, 0, padded(length) - length);
+	uint8_t *behind = out + LOG_HEADER_SIZE + length;
+	uint32_t padding = padded(length) - length;
+	memset(behind, 0, padding);
 	header.crc = crc32c(crc_seed(secret), &header, CHECKED_HEADER);
-	header.crc = crc32c(header.crc, body, padded(length));
+	header.crc = crc32c(header.crc, payload, length);
+	header.crc = crc32c(header.crc, behind, padding);
 	memcpy(out, &header, sizeof header);
 	uint64_t trailer = log_stamp(secret, lsn, STAMP_TRAILER);
-	memcpy(body + padded(length), &trailer, sizeof trailer);
+	memcpy(behind + padding, &trailer, sizeof trailer);
 }
 
 enum log_verdict log_decode(

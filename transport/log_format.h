@@ -125,6 +125,11 @@ static inline uint64_t log_entry_size(uint32_t length)
 void log_encode(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind, uint64_t position,
 	uint32_t digest, const void *payload, uint32_t length);
 
+/* The same around the payload's place in `out`, which is left as it is: the payload lies elsewhere, and
+ * whoever sends the entry takes it from there. */
+void log_encode_around(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind,
+	uint64_t position, uint32_t digest, const void *payload, uint32_t length);
+
 enum log_verdict {
 	LOG_VALID,
 	LOG_ABSENT, /* the header stamp is not there: nothing has been placed, or an older lap lies here */

@@ -13,8 +13,7 @@
 struct log_writer {
 	const struct log_sink *sink;
 	void *context;
-	uint8_t *staging; /* mapped twice in a row, so that every entry and every flush is one piece
-			   */
+	uint8_t *staging; /* mapped twice in a row, so that no piece of a flush is split */
 	uint64_t size;
 	uint64_t secret;
 	uint64_t head;
@@ -23,6 +22,14 @@ struct log_writer {
 	uint64_t limit;  /* the head may go up to here without asking the sink again */
 	uint64_t position; /* of the last entry */
 	uint64_t first_ns; /* when the oldest unflushed entry was appended */
+
+	const uint8_t *lent; /* memory from which payloads leave without a copy */
+	size_t lent_size;
+	/* Of the next flush: a piece of the staging ring before each payload that was lent, and that
+	 * payload. Behind them, from `gathered` on, comes the staging ring again. */
+	struct iovec pieces[2 * FLUSH_LENT_MAX + 1];
+	unsigned lent_count;
+	uint64_t gathered;
 };
 
 int log_writer_create(struct log_writer **out, const struct log_sink *sink, void *context,
@@ -45,6 +52,7 @@ int log_writer_create(struct log_writer **out, const struct log_sink *sink, void
 		.secret = secret,
 		.head = start,
 		.flushed = start,
+		.gathered = start,
 		.origin = start,
 		.limit = start + ring_size,
 	};
@@ -80,9 +88,42 @@ void log_writer_staging(const struct log_writer *writer, void **base, size_t *si
 	*size = 2 * writer->size;
 }
 
+void log_writer_lend(struct log_writer *writer, const void *base, size_t size)
+{
+	writer->lent = base;
+	writer->lent_size = size;
+}
+
+uint64_t log_writer_written(const struct log_writer *writer)
+{
+	return writer->sink->written(writer->context);
+}
+
 static uint8_t *staged(const struct log_writer *writer, uint64_t lsn)
 {
 	return writer->staging + ((lsn - writer->origin) & (writer->size - 1));
+}
+
+static struct iovec staged_piece(const struct log_writer *writer, uint64_t from, uint64_t to)
+{
+	return (struct iovec){.iov_base = staged(writer, from), .iov_len = to - from};
+}
+
+static bool is_lent(const struct log_writer *writer, const uint8_t *payload, uint32_t length)
+{
+	return writer->lent_size >= length && payload >= writer->lent &&
+	       (size_t)(payload - writer->lent) <= writer->lent_size - length &&
+	       writer->lent_count < FLUSH_LENT_MAX;
+}
+
+/* The payload's place in the staging ring stays a hole. */
+static void gather(struct log_writer *writer, const void *payload, uint32_t length)
+{
+	struct iovec *pieces = &writer->pieces[2 * writer->lent_count++];
+	uint64_t body = writer->head + LOG_HEADER_SIZE;
+	pieces[0] = staged_piece(writer, writer->gathered, body);
+	pieces[1] = (struct iovec){.iov_base = (void *)payload, .iov_len = length};
+	writer->gathered = body + length;
 }
 
 /* Asks how far the head may go: not over what the consumer still needs (L3), nor over staged bytes
@@ -127,7 +168,14 @@ int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t po
 			writer->origin = writer->head;
 	}
 	uint8_t *at = staged(writer, writer->head);
-	log_encode(at, writer->secret, writer->head, kind, position, digest, payload, length);
+	if (is_lent(writer, payload, length)) {
+		log_encode_around(
+			at, writer->secret, writer->head, kind, position, digest, payload, length);
+		gather(writer, payload, length);
+	} else {
+		log_encode(
+			at, writer->secret, writer->head, kind, position, digest, payload, length);
+	}
 	writer->head += size;
 	writer->position = position;
 	CHECK(L3, writer->head - writer->flushed <= writer->size,
@@ -145,14 +193,15 @@ int log_writer_flush(struct log_writer *writer)
 	if (writer->head == writer->flushed)
 		return 0;
 	CRASH_POINT("flush.before");
-	struct iovec piece = {
-		.iov_base = staged(writer, writer->flushed),
-		.iov_len = writer->head - writer->flushed,
-	};
-	int error = writer->sink->write(writer->context, writer->flushed, &piece, 1);
+	unsigned count = 2 * writer->lent_count;
+	/* Never empty: behind each payload there is a trailer. */
+	writer->pieces[count++] = staged_piece(writer, writer->gathered, writer->head);
+	int error =
+		writer->sink->write(writer->context, writer->flushed, writer->pieces, (int)count);
 	if (error)
 		return error;
-	writer->flushed = writer->head;
+	writer->flushed = writer->gathered = writer->head;
+	writer->lent_count = 0;
 	CRASH_POINT("flush.after");
 	return 0;
 }
@@ -162,7 +211,7 @@ bool log_writer_flush_due(const struct log_writer *writer, uint64_t now)
 	uint64_t gathered = writer->head - writer->flushed;
 	/* `now` may be a little older than the entry: another clock reading of the same thread's
 	 * pass. */
-	return gathered >= FLUSH_BYTES ||
+	return gathered >= FLUSH_BYTES || writer->lent_count >= FLUSH_LENT ||
 	       (gathered > 0 && now > writer->first_ns && now - writer->first_ns >= FLUSH_NS);
 }
 

@@ -6,9 +6,15 @@
  * write still reads the staging ring, it says -EAGAIN, and the caller waits, which stops the guest
  * and not the log. The staging ring is as large as the ring it mirrors.
  *
- * A flush happens when the caller asks for it (an output, a halt), when FLUSH_BYTES have gathered, or
- * when log_writer_flush_due() says that the oldest entry has waited for FLUSH_NS. What belongs into
- * each flush besides (a MARK, D6) is the caller's to append first.
+ * A payload that lies in memory lent to the writer is not copied: the staging ring has a hole where it
+ * belongs, and the flush gathers it from where it lies.
+ *
+ *   staging ring   ... header |        hole        | padding, trailer, header | hole ...
+ *   lent memory               | payload of a frame |                          | ...
+ *
+ * A flush happens when the caller asks for it (an output, a halt), when FLUSH_BYTES or FLUSH_LENT
+ * payloads have gathered, or when log_writer_flush_due() says that the oldest entry has waited for
+ * FLUSH_NS. What belongs into each flush besides (a MARK, D6) is the caller's to append first.
  */
 #pragma once
 
@@ -17,12 +23,15 @@
 
 #define FLUSH_BYTES (32u * 1024u)
 #define FLUSH_NS 200000u
+#define FLUSH_LENT 32u
+/* Of one flush. Further payloads are copied, as if they were not lent. */
+#define FLUSH_LENT_MAX 128u
 
 /* Where flushed bytes go: a provider's connection or a recording. */
 struct log_sink {
 	/* Places `count` pieces at `lsn`; see write_log of struct provider. */
 	int (*write)(void *context, uint64_t lsn, const struct iovec *pieces, int count);
-	/* The staging ring may be changed below this LSN. */
+	/* The staging ring, and what was lent, may be changed below this LSN. */
 	uint64_t (*written)(void *context);
 	/* The consumer has finished below this LSN. `head`: what has been flushed. UINT64_MAX: no limit. */
 	uint64_t (*consumed)(void *context, uint64_t head);
@@ -35,8 +44,16 @@ int log_writer_create(struct log_writer **out, const struct log_sink *sink, void
 	size_t ring_size, uint64_t secret, uint64_t start) MUST_CHECK;
 void log_writer_destroy(struct log_writer *writer);
 
-/* The memory in which all that is flushed lies, for register_source of struct provider. */
+/* The memory in which all that is flushed lies, but for what is lent: for register_source of struct
+ * provider. */
 void log_writer_staging(const struct log_writer *writer, void **base, size_t *size);
+
+/* From now on payloads in this memory leave from there. Each must stay as it is until
+ * log_writer_written() has passed its entry; the sink must be able to read it (register_source). */
+void log_writer_lend(struct log_writer *writer, const void *base, size_t size);
+
+/* The LSN below which nothing that was appended is read any more. */
+uint64_t log_writer_written(const struct log_writer *writer);
 
 /* Appends an entry; `end`, if given, becomes the LSN behind it. -EAGAIN as above, without a message;
  * the caller flushes before it waits, since what is gathered takes room too. -EMSGSIZE when the ring
@@ -47,7 +64,8 @@ int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t po
 /* Hands everything appended to the sink. A negative errno is the sink's: the connection is gone. */
 int log_writer_flush(struct log_writer *writer) MUST_CHECK;
 
-/* Whether there are unflushed entries that are FLUSH_BYTES long or older than FLUSH_NS. */
+/* Whether there are unflushed entries that are FLUSH_BYTES long, have FLUSH_LENT payloads that were lent,
+ * or are older than FLUSH_NS. */
 bool log_writer_flush_due(const struct log_writer *writer, uint64_t now);
 
 uint64_t log_writer_head(const struct log_writer *writer);    /* behind the last entry appended */

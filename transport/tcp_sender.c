@@ -12,7 +12,7 @@
 /* The log is cut into frames of this size where it has to wait, so that a letter need not. */
 #define LOG_FRAME_MAX (256u * 1024u)
 /* More pieces than these go by way of the backlog. */
-#define DIRECT_PIECES 16
+#define DIRECT_PIECES 260
 
 int tcp_sender_open(struct tcp_sender *sender, int fd)
 {

@@ -176,6 +176,87 @@ static void a_guest_that_waits_for_room_can_be_stopped(void **state)
 	tiny_free(t);
 }
 
+/* A sink that has taken all, and sends nothing before it may. */
+static _Atomic bool may_send, is_full;
+static _Atomic unsigned frames_sent;
+static uint8_t pool[4][60];
+
+static int slow_write(void *context, uint64_t lsn, const struct iovec *pieces, int count)
+{
+	if (atomic_load(&is_full))
+		return -EAGAIN;
+	for (int i = 0; i < count; i++) {
+		for (unsigned k = 0; k < 4; k++)
+			frames_sent += pieces[i].iov_base == pool[k] && pieces[i].iov_len == 60;
+	}
+	return tiny_sink_write(context, lsn, pieces, count);
+}
+
+static uint64_t slow_written(void *context)
+{
+	return atomic_load(&may_send) ? tiny_sink_written(context) : 0;
+}
+
+static const struct log_sink slow_sink = {
+	.write = slow_write, .written = slow_written, .consumed = tiny_sink_consumed};
+
+static struct tiny *start_slowly(uint32_t rounds, struct tiny **twin)
+{
+	struct tiny *t = tiny_busy(rounds);
+	*twin = tiny_twin(t);
+	atomic_store(&may_send, false);
+	atomic_store(&frames_sent, 0);
+	assert_int_equal(log_writer_create(&t->writer, &slow_sink, t, RING, SECRET, 0), 0);
+	log_writer_lend(t->writer, pool, sizeof pool);
+	live_begin_log(&t->machine, t->writer, SESSION);
+	for (unsigned i = 0; i < 4; i++) {
+		memcpy(pool[i], tiny_frame_bytes, sizeof pool[i]);
+		tiny_frame(t, pool[i], sizeof pool[i]);
+	}
+	tiny_start(t);
+	return t;
+}
+
+static void a_frame_is_sent_from_where_it_lies_and_kept_until_it_is_sent(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *twin, *t = start_slowly(ROUNDS, &twin);
+	while (atomic_load(&frames_sent) < 4)
+		usleep(100);
+	uint64_t before = atomic_load(&t->written);
+	while (atomic_load(&t->written) == before)
+		usleep(100);
+	assert_int_equal(atomic_load(&t->live.frames.freed), 0);
+	atomic_store(&may_send, true);
+	while (atomic_load(&t->live.frames.freed) < 4)
+		usleep(100);
+	tiny_join(t);
+	assert_int_equal(atomic_load(&frames_sent), 4);
+	assert_powered_off(t);
+	assert_replays(t, twin);
+	tiny_free(twin);
+	tiny_free(t);
+}
+
+static void a_sink_without_room_is_asked_again_and_loses_nothing(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	atomic_store(&is_full, true);
+	struct tiny *twin, *t = start_slowly(10 * ROUNDS, &twin);
+	usleep(20000);
+	assert_int_equal(atomic_load(&t->written), 0);
+	atomic_store(&may_send, true);
+	atomic_store(&is_full, false);
+	tiny_join(t);
+	assert_int_equal(atomic_load(&frames_sent), 4);
+	assert_powered_off(t);
+	assert_replays(t, twin);
+	tiny_free(twin);
+	tiny_free(t);
+}
+
 static void do_end_log(struct machine *m, void *argument)
 {
 	(void)argument;
@@ -442,6 +523,8 @@ int main(void)
 		cmocka_unit_test(a_beat_shows_in_the_log_though_the_guest_computes),
 		cmocka_unit_test(the_guests_time_does_not_go_back),
 		cmocka_unit_test(what_is_too_short_for_a_frame_is_thrown_away),
+		cmocka_unit_test(a_frame_is_sent_from_where_it_lies_and_kept_until_it_is_sent),
+		cmocka_unit_test(a_sink_without_room_is_asked_again_and_loses_nothing),
 		cmocka_unit_test(what_the_guest_sends_alone_leaves_at_once),
 		cmocka_unit_test(a_log_beside_another_or_without_a_session_breaks_O2),
 		cmocka_unit_test(an_output_of_a_session_without_an_entry_breaks_O1),

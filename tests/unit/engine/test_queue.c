@@ -39,7 +39,13 @@ static struct port_frame numbered(uint32_t number)
 	return (struct port_frame){.length = number};
 }
 
-static void frames_come_out_in_their_order_and_stay_until_popped(void **state)
+static void take_and_free(void)
+{
+	frame_queue_take(frames, 0);
+	frame_queue_free(frames, 0);
+}
+
+static void frames_come_out_in_their_order_and_stay_until_taken(void **state)
 {
 	(void)state;
 	assert_null(frame_queue_peek(frames));
@@ -50,7 +56,7 @@ static void frames_come_out_in_their_order_and_stay_until_popped(void **state)
 	for (uint32_t i = 1; i <= 3; i++) {
 		assert_int_equal(frame_queue_peek(frames)->length, i);
 		assert_int_equal(frame_queue_peek(frames)->length, i);
-		frame_queue_pop(frames);
+		take_and_free();
 	}
 	assert_null(frame_queue_peek(frames));
 }
@@ -61,7 +67,8 @@ static void a_full_queue_refuses_and_loses_nothing(void **state)
 	/* From any place in the ring, and across the counters' overflow. */
 	static const uint32_t starts[] = {0, 1, FRAME_QUEUE - 1, UINT32_MAX - 5};
 	for (unsigned s = 0; s < sizeof starts / sizeof starts[0]; s++) {
-		atomic_store(&frames->head, starts[s]);
+		frames->head = starts[s];
+		atomic_store(&frames->freed, starts[s]);
 		atomic_store(&frames->tail, starts[s]);
 		for (uint32_t i = 0; i < FRAME_QUEUE; i++) {
 			struct port_frame frame = numbered(i);
@@ -69,16 +76,44 @@ static void a_full_queue_refuses_and_loses_nothing(void **state)
 		}
 		struct port_frame more = numbered(77);
 		assert_false(frame_queue_put(frames, &more));
-		frame_queue_pop(frames);
+		frame_queue_take(frames, 8);
+		frame_queue_free(frames, 7);
+		assert_false(frame_queue_put(frames, &more));
+		frame_queue_free(frames, 8);
 		assert_true(frame_queue_put(frames, &more));
 		for (uint32_t i = 1; i < FRAME_QUEUE; i++) {
 			assert_int_equal(frame_queue_peek(frames)->length, i);
-			frame_queue_pop(frames);
+			take_and_free();
 		}
 		assert_int_equal(frame_queue_peek(frames)->length, 77);
-		frame_queue_pop(frames);
+		take_and_free();
 		assert_null(frame_queue_peek(frames));
 	}
+}
+
+static void a_frame_that_was_taken_is_kept_until_its_entry_is_written(void **state)
+{
+	(void)state;
+	static const uint64_t ends[] = {0, 104, 0, 208, 312};
+	for (uint32_t i = 0; i < 5; i++) {
+		struct port_frame frame = numbered(i);
+		assert_true(frame_queue_put(frames, &frame));
+		assert_int_equal(frame_queue_peek(frames)->length, i);
+		frame_queue_take(frames, ends[i]);
+	}
+	assert_null(frame_queue_peek(frames));
+	/* In order: one without an entry waits for those before it. */
+	static const struct {
+		uint64_t written;
+		uint32_t freed;
+	} steps[] = {{0, 1}, {103, 1}, {104, 3}, {311, 4}, {UINT64_MAX, 5}};
+	uint32_t begin = atomic_load(&frames->freed);
+	for (unsigned i = 0; i < 5; i++) {
+		assert_true(frame_queue_keeps(frames));
+		frame_queue_free(frames, steps[i].written);
+		assert_int_equal(atomic_load(&frames->freed) - begin, steps[i].freed);
+	}
+	assert_false(frame_queue_keeps(frames));
 }
 
 static void keys_are_taken_in_part_when_there_is_no_room_for_all(void **state)
@@ -120,7 +155,7 @@ static void two_threads_hand_over_every_frame_whole(void **state)
 		while (!(frame = frame_queue_peek(frames)))
 			sched_yield();
 		assert_int_equal(frame->length, i);
-		frame_queue_pop(frames);
+		take_and_free();
 	}
 	pthread_join(thread, NULL);
 }
@@ -162,7 +197,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(
-			frames_come_out_in_their_order_and_stay_until_popped, set_up, tear_down),
+			frames_come_out_in_their_order_and_stay_until_taken, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_frame_that_was_taken_is_kept_until_its_entry_is_written, set_up,
+			tear_down),
 		cmocka_unit_test_setup_teardown(
 			a_full_queue_refuses_and_loses_nothing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(

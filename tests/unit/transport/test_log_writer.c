@@ -22,7 +22,7 @@ struct far {
 	struct {
 		uint64_t lsn;
 		struct iovec piece;
-	} pending[256];
+	} pending[1024];
 	unsigned pending_count;
 	struct log_reader reader;
 };
@@ -30,6 +30,7 @@ struct far {
 static struct far far;
 static struct log_writer *writer;
 static uint8_t payload[LOG_PAYLOAD_MAX];
+static bool is_lent; /* the payloads leave from where they lie */
 
 static void deliver(void)
 {
@@ -53,7 +54,7 @@ static int far_write(void *context, uint64_t lsn, const struct iovec *pieces, in
 		return far.error;
 	assert_int_equal(lsn, far.expected);
 	for (int i = 0; i < count; i++) {
-		assert_true(far.pending_count < 256);
+		assert_true(far.pending_count < 1024);
 		far.pending[far.pending_count].lsn = lsn;
 		far.pending[far.pending_count++].piece = pieces[i];
 		lsn += pieces[i].iov_len;
@@ -89,6 +90,8 @@ static void start_at(uint64_t start)
 	log_reader_ring(&far.reader, ring, RING, SECRET, start);
 	log_writer_destroy(writer);
 	assert_int_equal(log_writer_create(&writer, &far_sink, &far, RING, SECRET, start), 0);
+	if (is_lent)
+		log_writer_lend(writer, payload, sizeof payload);
 }
 
 static int set_up(void **state)
@@ -108,6 +111,7 @@ static int tear_down(void **state)
 {
 	(void)state;
 	log_writer_destroy(writer);
+	writer = NULL;
 	memfd_unmap(far.ring, RING, true);
 	return 0;
 }
@@ -269,6 +273,7 @@ static void a_flush_is_due_by_size_or_by_age(void **state)
 {
 	(void)state;
 	uint64_t now = now_ns();
+	log_writer_lend(writer, NULL, 0);
 	assert_false(log_writer_flush_due(writer, now));
 	assert_false(log_writer_flush_due(writer, UINT64_MAX));
 	assert_int_equal(append(0, NULL), 0);
@@ -293,9 +298,97 @@ static void a_failed_write_is_reported_and_loses_nothing(void **state)
 	far.error = -ECONNRESET;
 	assert_int_equal(log_writer_flush(writer), -ECONNRESET);
 	assert_int_equal(log_writer_flushed(writer), 0);
+	assert_int_equal(append(1, NULL), 0);
+	assert_int_equal(log_writer_flush(writer), -ECONNRESET);
 	far.error = 0;
 	assert_int_equal(log_writer_flush(writer), 0);
 	expect(0);
+	expect(1);
+}
+
+static void a_lent_payload_is_sent_from_where_it_lies_and_never_copied(void **state)
+{
+	(void)state;
+	static uint8_t other[100];
+	void *at;
+	size_t size;
+	uint64_t ends[3];
+	log_writer_lend(writer, payload, sizeof payload);
+	log_writer_staging(writer, &at, &size);
+	uint8_t *staging = at;
+	memset(staging, 0xee, RING);
+	far.delayed = true;
+	assert_int_equal(log_writer_append(writer, LOG_NET_RX, 0, 0, payload, 1501, &ends[0]), 0);
+	/* As close to the lent memory as can be, and not of it. */
+	assert_int_equal(log_writer_append(writer, LOG_NET_RX, 1, 0, other, 100, &ends[1]), 0);
+	assert_int_equal(log_writer_append(writer, LOG_NET_RX, 2, 0, payload + sizeof payload - 14,
+				 14, &ends[2]),
+		0);
+	assert_int_equal(log_writer_flush(writer), 0);
+	assert_int_equal(far.writes, 1);
+	assert_int_equal(far.pending_count, 5);
+	const struct iovec wanted[] = {{staging, LOG_HEADER_SIZE}, {payload, 1501},
+		{staging + LOG_HEADER_SIZE + 1501, ends[1] - 1501},
+		{payload + sizeof payload - 14, 14}, {staging + ends[2] - 2 - 8, 2 + 8}};
+	for (unsigned i = 0; i < 5; i++) {
+		assert_ptr_equal(far.pending[i].piece.iov_base, wanted[i].iov_base);
+		assert_int_equal(far.pending[i].piece.iov_len, wanted[i].iov_len);
+	}
+	/* Its place in the staging ring is as it was. */
+	for (unsigned i = 0; i < 1501; i++)
+		assert_int_equal(staging[LOG_HEADER_SIZE + i], 0xee);
+	for (unsigned i = 0; i < 14; i++)
+		assert_int_equal(staging[ends[1] + LOG_HEADER_SIZE + i], 0xee);
+	assert_int_equal(log_writer_written(writer), 0);
+	deliver();
+	assert_int_equal(log_writer_written(writer), ends[2]);
+	struct log_entry entry;
+	const uint8_t *const bytes[] = {payload, other, payload + sizeof payload - 14};
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(log_reader_peek(&far.reader, &entry), LOG_VALID);
+		assert_memory_equal(entry.payload, bytes[i], entry.length);
+		log_reader_take(&far.reader, &entry);
+	}
+	assert_int_equal(far.reader.next, ends[2]);
+}
+
+static void what_lies_only_partly_in_lent_memory_is_copied(void **state)
+{
+	(void)state;
+	log_writer_lend(writer, payload + 64, 256);
+	far.delayed = true;
+	const struct {
+		unsigned from, length;
+	} parts[] = {{63, 64}, {257, 64}, {0, 1000}, {320, 64}};
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(log_writer_append(writer, LOG_NET_RX, i, 0,
+					 payload + parts[i].from, parts[i].length, NULL),
+			0);
+	assert_int_equal(log_writer_flush(writer), 0);
+	assert_int_equal(far.pending_count, 1);
+}
+
+static void a_flush_gathers_only_so_many_payloads_and_copies_the_rest(void **state)
+{
+	(void)state;
+	uint64_t now = now_ns();
+	log_writer_lend(writer, payload, sizeof payload);
+	far.delayed = true;
+	for (unsigned i = 0; i < FLUSH_LENT_MAX + 3; i++) {
+		assert_int_equal(log_writer_flush_due(writer, now), i >= FLUSH_LENT);
+		assert_int_equal(
+			log_writer_append(writer, LOG_NET_RX, i, 0, payload + i, 64, NULL), 0);
+	}
+	assert_int_equal(log_writer_flush(writer), 0);
+	assert_int_equal(far.pending_count, 2 * FLUSH_LENT_MAX + 1);
+	assert_false(log_writer_flush_due(writer, now));
+	deliver();
+	struct log_entry entry;
+	for (unsigned i = 0; i < FLUSH_LENT_MAX + 3; i++) {
+		assert_int_equal(log_reader_peek(&far.reader, &entry), LOG_VALID);
+		assert_memory_equal(entry.payload, payload + i, 64);
+		log_reader_take(&far.reader, &entry);
+	}
 }
 
 static void an_entry_larger_than_the_ring_is_an_error(void **state)
@@ -359,6 +452,12 @@ static void a_position_that_goes_back_stops_the_process(void **state)
 	assert_aborts(append_backwards, NULL);
 }
 
+static int lend(void **state)
+{
+	is_lent = true;
+	return set_up(state);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -377,5 +476,16 @@ int main(void)
 			a_sink_that_has_more_than_was_flushed_stops_the_process, fresh),
 		cmocka_unit_test_setup(a_position_that_goes_back_stops_the_process, fresh),
 	};
-	return !!cmocka_run_group_tests(tests, set_up, tear_down);
+	const struct CMUnitTest lent_tests[] = {
+		cmocka_unit_test_setup(
+			a_lent_payload_is_sent_from_where_it_lies_and_never_copied, fresh),
+		cmocka_unit_test_setup(what_lies_only_partly_in_lent_memory_is_copied, fresh),
+		cmocka_unit_test_setup(
+			a_flush_gathers_only_so_many_payloads_and_copies_the_rest, fresh),
+	};
+	int failed = cmocka_run_group_tests_name("log_writer", tests, set_up, tear_down);
+	failed |= cmocka_run_group_tests_name("lending", lent_tests, set_up, tear_down);
+	failed |= cmocka_run_group_tests_name(
+		"log_writer with payloads lent", tests, lend, tear_down);
+	return !!failed;
 }
