@@ -35,6 +35,19 @@ close_fd:
 		(unsigned long long)(size >> 20), strerror(error));
 }
 
+bool memory_touched(const struct guest_memory *memory, uint64_t at, uint64_t *from, uint64_t *end)
+{
+	off_t data = at < memory->size ? lseek(memory->fd, (off_t)at, SEEK_DATA) : -1;
+	if (data < 0 && (at >= memory->size || errno == ENXIO))
+		return false;
+	if (data < 0) /* it cannot be told: perhaps all */
+		data = (off_t)at;
+	off_t hole = lseek(memory->fd, data, SEEK_HOLE);
+	*from = (uint64_t)data;
+	*end = hole < 0 ? memory->size : (uint64_t)hole;
+	return true;
+}
+
 void memory_destroy(struct guest_memory *memory)
 {
 	if (!memory->base)

@@ -34,6 +34,11 @@ struct guest_memory {
 int memory_create(struct guest_memory *memory, uint64_t size) MUST_CHECK;
 void memory_destroy(struct guest_memory *memory);
 
+/* The next bytes, whole pages from `at` or behind, that anybody ever touched: [*from, *end). False: there are
+ * none. All others are zero, and to look at one would make it a page. */
+bool memory_touched(
+	const struct guest_memory *memory, uint64_t at, uint64_t *from, uint64_t *end) MUST_CHECK;
+
 /* NULL when any byte of the range lies outside the guest's memory. */
 static inline const void *memory_read_ptr(
 	const struct guest_memory *memory, gpa address, uint64_t length)

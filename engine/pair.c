@@ -1,6 +1,7 @@
 #include "engine/pair.h"
 
 #include "base/check.h"
+#include "engine/clone.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -83,7 +84,7 @@ static void protect(struct pair *pair)
 	const struct commit commit = {
 		.session = session->id, .reached = session_committed, .context = session};
 	host_set_commit(host, &commit, session->provider->bell(session->connection));
-	error = session_clone(session, host, &committed);
+	error = clone_send(session, host, &committed);
 	if (!committed) {
 		say("the clone to %s failed, going on alone: %s", host->config->standby,
 			fail_message());

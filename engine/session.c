@@ -1,21 +1,16 @@
 #include "engine/session.h"
 
-#include "base/crash_point.h"
+#include "engine/clone.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #define MAGIC_HELLO 0x4c454844u /* "DHEL" */
 #define MAGIC_WELCOME 0x4c455744u
-#define MAGIC_STATE 0x41545344u
-#define MAGIC_COMMIT 0x4d4f4344u
 #define CONNECT_MS 300u
 #define ANSWER_MS 3000u
-#define CLONE_MS 60000u
-#define LEAVE_MS 200u
 #define PAGE 4096u
 
 /* What this file speaks: a new one for every change of a message. In a build with crash points the
@@ -51,23 +46,6 @@ struct welcome {
 	char beat_host[64];
 	char reason[190];
 };
-
-struct state_message {
-	uint32_t magic, size;
-	uint8_t blob[];
-};
-
-struct commit_message {
-	uint32_t magic, digest;
-	uint64_t generation, lsn, exits, memory_hash, state_hash;
-	uint64_t time_ns;  /* the newest that the guest has been told */
-	uint64_t checksum; /* XXH3 of what stands before it, seeded by the secret */
-};
-
-static uint64_t commit_checksum(const struct commit_message *message, uint64_t secret)
-{
-	return XXH3_64bits_withSeed(message, offsetof(struct commit_message, checksum), secret);
-}
 
 static void copy_text(char *to, size_t size, const char *from)
 {
@@ -111,8 +89,7 @@ static int begin_beats(
 	return 0;
 }
 
-/* Receives one message of exactly this size and magic. */
-static int expect(struct session *session, void *message, size_t size, uint32_t magic,
+int session_expect(struct session *session, void *message, size_t size, uint32_t magic,
 	const char *what, unsigned timeout_ms)
 {
 	size_t length;
@@ -238,7 +215,7 @@ static int greet(struct session *session, struct host *host, struct arbiter *arb
 	error = session->provider->send(session->connection, &hello, sizeof hello);
 	struct welcome welcome;
 	if (!error)
-		error = expect(
+		error = session_expect(
 			session, &welcome, sizeof welcome, MAGIC_WELCOME, "answer", ANSWER_MS);
 	if (error)
 		return error;
@@ -316,118 +293,6 @@ int session_connect(struct session **out, struct host *host, const char *address
 undo:
 	session_close(session);
 	return error;
-}
-
-/* ---- the clone ---- */
-
-static bool page_is_zero(const uint8_t *page)
-{
-	/* Zero if the first byte is, and each byte equals the one before it. */
-	return page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0;
-}
-
-/* Hashes the pages that are not zero, with their addresses; a primary's `session` also sends them. */
-static int walk_memory(
-	const struct guest_memory *memory, struct session *session, uint64_t *hash, uint64_t *bytes)
-{
-	*hash = 0;
-	*bytes = 0;
-	for (uint64_t at = 0; at < memory->size; at += PAGE) {
-		const uint8_t *page = memory->base + at;
-		if (page_is_zero(page))
-			continue;
-		*hash = XXH3_64bits_withSeed(page, PAGE, *hash ^ at);
-		*bytes += PAGE;
-		int error = session ? session->provider->write_memory(
-					      session->connection, at, page, PAGE)
-				    : 0;
-		if (error)
-			return error;
-	}
-	return 0;
-}
-
-struct clone {
-	struct session *session;
-	struct state_message *state;
-	bool committed;
-	int error;
-	char message[256];
-};
-
-static int copy_machine(struct machine *m, struct clone *clone, struct commit_message *commit)
-{
-	struct session *session = clone->session;
-	size_t size = machine_state_size();
-	int error = walk_memory(&m->memory, session, &commit->memory_hash, &session->clone_bytes);
-	if (!error)
-		error = session->provider->finish_memory(session->connection, CLONE_MS);
-	session->provider->withdraw_memory(session->connection);
-	if (!error)
-		error = machine_save(m, clone->state->blob);
-	if (error)
-		return error;
-	commit->state_hash = XXH3_64bits(clone->state->blob, size);
-	return session->provider->send(
-		session->connection, clone->state, sizeof *clone->state + size);
-}
-
-/* What the guest has sent so far is in no log: once there is a backup that believes it has left, it must
- * have (O3). */
-static int wait_until_left(const struct machine *m)
-{
-	for (unsigned ms = 0; ms < LEAVE_MS; ms++) {
-		if (hold_waiting(m->hold[OUTPUT_NET]) + hold_waiting(m->hold[OUTPUT_CONSOLE]) == 0)
-			return 0;
-		usleep(1000);
-	}
-	return fail(
-		EBUSY, "the guest's outputs do not leave: is its console or its network stopped?");
-}
-
-/* On the vCPU thread, which stands still meanwhile. */
-static void clone_machine(struct machine *m, void *argument)
-{
-	struct clone *clone = argument;
-	struct session *session = clone->session;
-	uint64_t began = now_ns();
-	struct commit_message commit = {.magic = MAGIC_COMMIT,
-		.digest = digest_word(&m->digest),
-		.generation = session->generation,
-		.exits = m->exits,
-		.time_ns = m->live->newest_ns};
-	if (machine_ended(m)) {
-		clone->error = fail(ECANCELED, "the guest has ended");
-	} else {
-		clone->error = copy_machine(m, clone, &commit);
-	}
-	if (!clone->error)
-		clone->error = wait_until_left(m);
-	if (!clone->error) {
-		commit.checksum = commit_checksum(&commit, session->secret);
-		/* Outputs are held before the standby can know that it may go live. */
-		m->live->acks_ring = true;
-		live_begin_log(m, session->log, session->id);
-		CRASH_POINT("clone.before");
-		clone->committed = true;
-		clone->error = session->provider->send(session->connection, &commit, sizeof commit);
-		CRASH_POINT("clone.after");
-	}
-	session->clone_ns = now_ns() - began;
-	copy_text(clone->message, sizeof clone->message, fail_message());
-}
-
-int session_clone(struct session *session, struct host *host, bool *committed)
-{
-	size_t size = machine_state_size();
-	struct clone clone = {.session = session, .state = malloc(sizeof *clone.state + size)};
-	if (!clone.state)
-		return fail(ENOMEM, "no memory for the machine's state");
-	*clone.state = (struct state_message){.magic = MAGIC_STATE, .size = (uint32_t)size};
-	machine_call(&host->machine, MACHINE_PAUSED, clone_machine, &clone);
-	free(clone.state);
-	*committed = clone.committed;
-	return clone.error ? fail(-clone.error, "%s", clone.message) : 0;
 }
 
 /* ---- standby ---- */
@@ -546,7 +411,8 @@ static int answer(struct session *session, struct host *host, struct arbiter *ar
 {
 	struct hello hello;
 	struct cpu_model model;
-	int error = expect(session, &hello, sizeof hello, MAGIC_HELLO, "greeting", ANSWER_MS);
+	int error =
+		session_expect(session, &hello, sizeof hello, MAGIC_HELLO, "greeting", ANSWER_MS);
 	if (error)
 		return error;
 	struct welcome welcome = {.magic = MAGIC_WELCOME};
@@ -578,41 +444,6 @@ static int answer(struct session *session, struct host *host, struct arbiter *ar
 	return error;
 }
 
-static int receive_machine(struct session *session, struct host *host, uint64_t *time_ns)
-{
-	struct machine *m = &host->machine;
-	size_t size = machine_state_size();
-	struct state_message *state = malloc(sizeof *state + size);
-	struct commit_message commit;
-	uint64_t memory_hash, bytes;
-	if (!state)
-		return fail(ENOMEM, "no memory for the machine's state");
-	int error = expect(session, state, sizeof *state + size, MAGIC_STATE, "state", CLONE_MS);
-	if (!error)
-		error = expect(session, &commit, sizeof commit, MAGIC_COMMIT, "commit", CLONE_MS);
-	if (error)
-		goto out;
-	session->provider->withdraw_memory(session->connection);
-	if (commit.checksum != commit_checksum(&commit, session->secret) ||
-		commit.generation != session->generation || commit.lsn != 0) {
-		error = fail(EPROTO, "the clone's last message is damaged");
-		goto out;
-	}
-	error = walk_memory(&m->memory, NULL, &memory_hash, &bytes);
-	if (!error && (memory_hash != commit.memory_hash ||
-			      XXH3_64bits(state->blob, size) != commit.state_hash))
-		error = fail(EPROTO, "the clone arrived damaged: its checksum differs");
-	if (!error)
-		error = machine_load(m, state->blob, size);
-	if (!error && (m->exits != commit.exits || digest_word(&m->digest) != commit.digest))
-		error = fail(EPROTO, "the clone's state does not fit its last message");
-	session->clone_bytes = bytes;
-	*time_ns = commit.time_ns;
-out:
-	free(state);
-	return error;
-}
-
 int session_accept(struct session **out, struct host *host, const struct provider *provider,
 	struct listener *listener, struct arbiter *arbiter, const struct auth_key *key,
 	struct replay *replay)
@@ -628,7 +459,7 @@ int session_accept(struct session **out, struct host *host, const struct provide
 	if (!error)
 		error = answer(session, host, arbiter);
 	if (!error)
-		error = receive_machine(session, host, &time_ns);
+		error = clone_receive(session, host, &time_ns);
 	if (!error && session->log_thread)
 		error = begin_log(session, host);
 	if (error) {

@@ -11,7 +11,7 @@
  *     attach                           expose
  *     the guest stops
  *     pages (one-sided writes)    ══▶  guest memory
- *     STATE                       ──▶  vCPU and devices
+ *     STATE                       ──▶  vCPU, devices, and which pages were sent (clone.h)
  *     outputs are held from here
  *     COMMIT  checksums, generation ─▶ from here the standby may attempt A1
  *     the guest goes on; the log starts
@@ -68,16 +68,16 @@ struct session {
 int session_connect(struct session **out, struct host *host, const char *address, uint32_t id,
 	struct arbiter *arbiter, const struct auth_key *key, uint64_t generation) MUST_CHECK;
 
-/* Primary: stops the guest, copies it, begins the log, goes on. `committed`: COMMIT was sent, or may
- * have been; only A1 leads back. */
-int session_clone(struct session *session, struct host *host, bool *committed) MUST_CHECK;
-
 /* Standby: answers one primary, up to its COMMIT; the machine is then loaded and follows `replay`. On
  * failure the host has no machine. -EAGAIN: nobody was there; -EACCES: it does not know the VM's key; -EPERM: it is a primary of this VM, and
  * one of the two sides must be started in another way. */
 int session_accept(struct session **out, struct host *host, const struct provider *provider,
 	struct listener *listener, struct arbiter *arbiter, const struct auth_key *key,
 	struct replay *replay) MUST_CHECK;
+
+/* Receives one message of exactly this size, which begins with `magic`; `what` is for messages. -EPROTO. */
+int session_expect(struct session *session, void *message, size_t size, uint32_t magic,
+	const char *what, unsigned timeout_ms) MUST_CHECK;
 
 /* Control thread. Sends a heartbeat; takes in what has arrived. */
 void session_beat(struct session *session, const struct heartbeat *heartbeat);

@@ -1,7 +1,7 @@
 /* The clone, from the primary's side: what has happened when, and what a failure leaves behind. */
 #include "tests/unit/engine/tiny_guest.h"
 
-#include "engine/session.h"
+#include "engine/clone.h"
 
 #define NEW_SESSION 9u
 #define GENERATION 4u
@@ -55,7 +55,7 @@ static struct session session;
 static struct host *host;
 static struct tiny *t;
 
-/* session_clone wants a host, of which it uses the machine; here it is the tiny guest's. */
+/* clone_send wants a host, of which it uses the machine; here it is the tiny guest's. */
 static int set_up(void **state)
 {
 	(void)state;
@@ -92,7 +92,7 @@ static void outputs_are_held_before_the_standby_can_know_that_it_may_go_live(voi
 	(void)state;
 	NEED_KVM();
 	bool committed = false;
-	assert_int_equal(session_clone(&session, host, &committed), 0);
+	assert_int_equal(clone_send(&session, host, &committed), 0);
 	assert_true(committed);
 	assert_int_equal(connection.messages, 2);
 	assert_true(connection.pages > 0);
@@ -113,11 +113,11 @@ static void a_failure_before_the_commit_leaves_the_primary_as_it_was(void **stat
 	NEED_KVM();
 	bool committed = false;
 	connection.memory_error = -ECONNRESET;
-	int error = session_clone(&session, host, &committed);
+	int error = clone_send(&session, host, &committed);
 	assert_as_before(error, -ECONNRESET, committed);
 	assert_int_equal(connection.messages, 0);
 	connection = (struct connection){.t = t, .state_error = -ECONNRESET};
-	error = session_clone(&session, host, &committed);
+	error = clone_send(&session, host, &committed);
 	assert_as_before(error, -ECONNRESET, committed);
 	assert_int_equal(connection.messages, 1);
 }
@@ -128,7 +128,7 @@ static void a_commit_that_may_have_arrived_counts(void **state)
 	NEED_KVM();
 	bool committed = false;
 	connection.commit_error = -ECONNRESET;
-	assert_int_equal(session_clone(&session, host, &committed), -ECONNRESET);
+	assert_int_equal(clone_send(&session, host, &committed), -ECONNRESET);
 	assert_true(committed);
 	assert_int_equal(t->live.session, NEW_SESSION);
 }
@@ -142,11 +142,11 @@ static void what_was_sent_before_must_have_left(void **state)
 	struct hold *hold = t->machine.hold[OUTPUT_CONSOLE];
 	hold_put(hold, "x", 1);
 	hold_seal(hold, SESSION_ALONE, 0);
-	int error = session_clone(&session, host, &committed);
+	int error = clone_send(&session, host, &committed);
 	assert_as_before(error, -EBUSY, committed);
 	tiny_release(t);
 	connection = (struct connection){.t = t};
-	assert_int_equal(session_clone(&session, host, &committed), 0);
+	assert_int_equal(clone_send(&session, host, &committed), 0);
 	assert_true(committed);
 }
 
@@ -156,7 +156,7 @@ static void a_guest_that_has_ended_is_not_cloned(void **state)
 	NEED_KVM();
 	bool committed = false;
 	machine_end(&host->machine, MACHINE_ENDED, NULL);
-	int error = session_clone(&session, host, &committed);
+	int error = clone_send(&session, host, &committed);
 	assert_as_before(error, -ECANCELED, committed);
 	assert_int_equal(connection.pages, 0);
 }
