@@ -207,6 +207,15 @@ lab_fail()
 	lab_finish
 }
 
+# keep_stacks X: where each thread of doppel stands in the kernel, for whoever has to find out.
+keep_stacks()
+{
+	alive "$1" && [ -z "${MACHINE_FROZEN[$1]}" ] || return 0
+	on "$1" 'for task in $(pidof doppel | sed "s|[0-9]*|/proc/&/task/*|g"); do
+		echo "$task $(cat $task/comm)"; cat $task/stack
+	done' 10 >"$LAB/machines/$1/stacks" 2>&1
+}
+
 # The last line of a scenario.
 lab_finish()
 {
@@ -216,6 +225,7 @@ lab_finish()
 	fi
 	if [ "$CASES_FAILED" -gt 0 ]; then
 		for machine in a b; do
+			keep_stacks "$machine"
 			tail -qn 5 "$LAB/machines/$machine"/{console,qemu} 2>/dev/null | sed "s|^|  machine $machine: |"
 		done
 		for machine in a b; do
