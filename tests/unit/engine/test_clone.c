@@ -1,4 +1,4 @@
-/* The clone, from the primary's side: what has happened when, and what a failure leaves behind. */
+/* The clone: what has happened when on the primary, what a failure leaves behind, and what the standby takes. */
 #include "tests/unit/engine/tiny_guest.h"
 
 #include "engine/clone.h"
@@ -14,12 +14,19 @@ struct connection {
 	int memory_error, state_error, commit_error;
 	bool withdrawn;
 	bool held_at_commit;
+
+	/* What has been sent, and how much of it was received. */
+	uint8_t memory[MEMORY];
+	uint8_t sent[2][MESSAGE_MAX];
+	size_t length[2];
+	unsigned received;
 };
 
 static int take_memory(struct connection *c, uint64_t offset, const void *bytes, size_t length)
 {
-	(void)offset, (void)bytes, (void)length;
 	assert_false(c->withdrawn);
+	assert_true(offset <= MEMORY && length <= MEMORY - offset);
+	memcpy(c->memory + offset, bytes, length);
 	c->pages++;
 	return c->memory_error;
 }
@@ -37,18 +44,31 @@ static void withdraw(struct connection *c)
 
 static int take_message(struct connection *c, const void *message, size_t length)
 {
-	(void)message, (void)length;
 	assert_true(c->withdrawn);
+	assert_true(c->messages < 2 && length <= MESSAGE_MAX);
+	memcpy(c->sent[c->messages], message, length);
+	c->length[c->messages] = length;
 	if (c->messages++ == 0)
 		return c->state_error;
 	c->held_at_commit = c->t->live.log != NULL && c->t->live.session == NEW_SESSION;
 	return c->commit_error;
 }
 
+static int give_message(
+	struct connection *c, void *message, size_t capacity, size_t *length, unsigned timeout_ms)
+{
+	(void)timeout_ms;
+	assert_true(c->received < c->messages && c->length[c->received] <= capacity);
+	*length = c->length[c->received];
+	memcpy(message, c->sent[c->received++], *length);
+	return 0;
+}
+
 static const struct provider fake_provider = {.write_memory = take_memory,
 	.finish_memory = finish,
 	.withdraw_memory = withdraw,
-	.send = take_message};
+	.send = take_message,
+	.recv = give_message};
 
 static struct connection connection;
 static struct session session;
@@ -161,6 +181,88 @@ static void a_guest_that_has_ended_is_not_cloned(void **state)
 	assert_int_equal(connection.pages, 0);
 }
 
+/* ---- the standby ---- */
+
+/* Takes what was sent, into a machine of its own. */
+static int receive(struct tiny **out)
+{
+	uint64_t time_ns;
+	struct tiny *copy = tiny_new();
+	struct host *standby = calloc(1, sizeof *standby);
+	assert_non_null(standby);
+	memcpy(&standby->machine, &copy->machine, sizeof standby->machine);
+	memcpy(copy->machine.memory.base, connection.memory, MEMORY);
+	connection.received = 0;
+	int error = clone_receive(&session, standby, &time_ns);
+	memcpy(&copy->machine, &standby->machine, sizeof copy->machine);
+	free(standby);
+	*out = copy;
+	return error;
+}
+
+static void the_standby_has_the_same_machine(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	bool committed;
+	struct tiny *copy;
+	t->machine.exits = 12;
+	assert_int_equal(clone_send(&session, host, &committed), 0);
+	assert_int_equal(receive(&copy), 0);
+	assert_memory_equal(copy->machine.memory.base, t->machine.memory.base, MEMORY);
+	assert_int_equal(copy->machine.exits, host->machine.exits);
+	assert_true(digest_word(&copy->machine.digest) == digest_word(&host->machine.digest));
+	tiny_free(copy);
+}
+
+static void pages_of_zeros_are_not_sent(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	bool committed;
+	uint64_t others = 0;
+	t->machine.memory.base[MEMORY - 1] = 1; /* touched, and only its last byte is not zero */
+	t->machine.memory.base[MEMORY - 8192] = 0;
+	for (uint64_t at = 0; at < MEMORY; at += 4096) {
+		const uint8_t *page = t->machine.memory.base + at;
+		bool is_zero = true;
+		for (unsigned i = 0; i < 4096; i++)
+			is_zero = is_zero && page[i] == 0;
+		others += !is_zero;
+	}
+	assert_int_equal(clone_send(&session, host, &committed), 0);
+	assert_int_equal(connection.pages, others);
+	assert_int_equal(session.clone_bytes, others * 4096);
+	assert_true(others < MEMORY / 4096);
+}
+
+static void a_damaged_clone_is_refused(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	bool committed;
+	assert_int_equal(clone_send(&session, host, &committed), 0);
+	uint8_t *const bytes[] = {connection.memory + ENTRY, connection.sent[0] + 8,
+		connection.sent[0] + connection.length[0] - 1, connection.sent[1] + 4,
+		connection.sent[1] + connection.length[1] - 1};
+	for (unsigned i = 0; i < sizeof bytes / sizeof bytes[0]; i++) {
+		struct tiny *copy;
+		*bytes[i] ^= 1;
+		assert_int_equal(receive(&copy), -EPROTO);
+		*bytes[i] ^= 1;
+		tiny_free(copy);
+	}
+	/* From another session's primary, which has another secret, or another generation's. */
+	struct tiny *copy;
+	session.secret ^= 1;
+	assert_int_equal(receive(&copy), -EPROTO);
+	tiny_free(copy);
+	session.secret ^= 1;
+	session.generation++;
+	assert_int_equal(receive(&copy), -EPROTO);
+	tiny_free(copy);
+}
+
 #define WITH_GUEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
 int main(void)
@@ -171,6 +273,9 @@ int main(void)
 		WITH_GUEST(a_commit_that_may_have_arrived_counts),
 		WITH_GUEST(what_was_sent_before_must_have_left),
 		WITH_GUEST(a_guest_that_has_ended_is_not_cloned),
+		WITH_GUEST(the_standby_has_the_same_machine),
+		WITH_GUEST(pages_of_zeros_are_not_sent),
+		WITH_GUEST(a_damaged_clone_is_refused),
 	};
 	return !!cmocka_run_group_tests(tests, need_kvm, NULL);
 }
