@@ -76,6 +76,9 @@ static void protect(struct pair *pair)
 			!pair->broken_said)
 			say("no standby at %s: %s", host->config->standby, fail_message());
 		pair->broken_said = error != -ECONNREFUSED;
+		/* Nothing else is done here while a host that is down is waited for. */
+		if (error == -ETIMEDOUT)
+			pair->quiet_until_ns = now_ns() + FAILED_CLONE_NS;
 		role_change(&pair->role, ROLE_SOLO);
 		return;
 	}

@@ -9,7 +9,7 @@
 
 #define MAGIC_HELLO 0x4c454844u /* "DHEL" */
 #define MAGIC_WELCOME 0x4c455744u
-#define CONNECT_MS 300u
+#define CONNECT_MS 1000u
 #define ANSWER_MS 3000u
 #define PAGE 4096u
 

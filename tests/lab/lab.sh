@@ -125,7 +125,10 @@ monitor()
 	while [ "$SECONDS" -lt "$end" ] && alive "$1"; do
 		IFS= read -r -t 1 -u "${MONITOR_OUT[$1]}" answer || continue
 		case $answer in
-		'{"return"'*) return 0 ;;
+		'{"return"'*)
+			MONITOR_ANSWER=$answer
+			return 0
+			;;
 		'{"error"'*)
 			echo "monitor of $1: $answer" >&2
 			return 1
@@ -213,7 +216,12 @@ keep_stacks()
 	alive "$1" && [ -z "${MACHINE_FROZEN[$1]}" ] || return 0
 	on "$1" 'for task in $(pidof doppel | sed "s|[0-9]*|/proc/&/task/*|g"); do
 		echo "$task $(cat $task/comm)"; cat $task/stack
-	done' 10 >"$LAB/machines/$1/stacks" 2>&1
+	done' 10 >"$LAB/machines/$1/stacks" 2>&1 && return
+	# The machine itself hangs: where its processors are says whether the emulator is to blame.
+	for _ in 1 2 3; do
+		monitor "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"info registers -a"}}' &&
+			printf '%b\n' "$MONITOR_ANSWER"
+	done >"$LAB/machines/$1/registers" 2>&1
 }
 
 # The last line of a scenario.
