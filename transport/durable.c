@@ -51,8 +51,10 @@ static int put(void *context, struct iovec *pieces, int count)
 	for (int i = 0; i < count; i++) {
 		if (pieces[i].iov_len == 0)
 			continue;
-		durable->file->kind->copy(
+		int error = durable->file->kind->copy(
 			durable->file, durable->written, pieces[i].iov_base, pieces[i].iov_len);
+		if (error)
+			return error;
 		durable->written += pieces[i].iov_len;
 	}
 	return 0;
@@ -137,8 +139,9 @@ static int write_end(struct durable *durable)
 		.end = durable->persisted};
 	uint64_t at = durable->ends + end.sequence % RECORDING_ENDS * RECORDING_PAGE;
 	end.check = recording_end_check(durable->secret, &end);
-	durable->file->kind->copy(durable->file, at, &end, sizeof end);
-	int error = durable->file->kind->settle(durable->file, at, sizeof end);
+	int error = durable->file->kind->copy(durable->file, at, &end, sizeof end);
+	if (!error)
+		error = durable->file->kind->settle(durable->file, at, sizeof end);
 	if (error)
 		return error;
 	durable->sequence = end.sequence;
@@ -208,9 +211,8 @@ static void note_entry(struct durable *durable, const struct log_entry *entry)
 
 static int copy_piece(struct durable *durable, uint64_t at, uint64_t lsn, uint64_t length)
 {
-	durable->file->kind->copy(
+	return durable->file->kind->copy(
 		durable->file, at, durable->chunk + (lsn - durable->next), length);
-	return 0;
 }
 
 /* Appends what is whole of the chunk's first `length` bytes. */

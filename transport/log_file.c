@@ -1,5 +1,6 @@
 #include "transport/log_file.h"
 
+#include "transport/bus_error.h"
 #include "transport/recording.h"
 
 #include <errno.h>
@@ -27,11 +28,35 @@ static struct mapped_file *mapped(struct log_file *file)
 	return (struct mapped_file *)file;
 }
 
+struct copy {
+	void *(*by)(void *to, const void *from, size_t length);
+	void *to;
+	const void *from;
+	size_t length;
+};
+
+static void copy(void *argument)
+{
+	const struct copy *copy = argument;
+	copy->by(copy->to, copy->from, copy->length);
+}
+
+static int copy_by(void *(*by)(void *to, const void *from, size_t length), struct log_file *file,
+	uint64_t at, const void *from, size_t length)
+{
+	struct copy what = {by, mapped(file)->map + at, from, length};
+	if (bus_error_guard(copy, &what))
+		return 0;
+	return fail(EIO,
+		"cannot write the log %s: its storage has failed, or somebody has truncated it",
+		file->path);
+}
+
 /* ---- persistent memory: cache lines ---- */
 
-static void pmem_copy(struct log_file *file, uint64_t at, const void *from, size_t length)
+static int pmem_copy(struct log_file *file, uint64_t at, const void *from, size_t length)
 {
-	pmem_memcpy_nodrain(mapped(file)->map + at, from, length);
+	return copy_by(pmem_memcpy_nodrain, file, at, from, length);
 }
 
 static int pmem_settle(struct log_file *file, uint64_t at, uint64_t length)
@@ -43,9 +68,9 @@ static int pmem_settle(struct log_file *file, uint64_t at, uint64_t length)
 
 /* ---- any file system: pages ---- */
 
-static void page_copy(struct log_file *file, uint64_t at, const void *from, size_t length)
+static int page_copy(struct log_file *file, uint64_t at, const void *from, size_t length)
 {
-	memcpy(mapped(file)->map + at, from, length);
+	return copy_by(memcpy, file, at, from, length);
 }
 
 static int page_settle(struct log_file *file, uint64_t at, uint64_t length)
@@ -141,7 +166,7 @@ static int check_existing(const char *path, uint64_t size, const char *vm)
 		error = fail(EBADMSG,
 			"%s is a recording and not a standby's log; choose another name", path);
 	else if (strcmp(view.vm, vm) != 0)
-		error = fail(EPERM, "the log %s is of VM %s, not %s; give each VM its own", path,
+		error = fail(EINVAL, "the log %s is of VM %s, not %s; give each VM its own", path,
 			view.vm, vm);
 	else if (view.map_size != size)
 		error = fail(EINVAL,
@@ -200,6 +225,8 @@ static int remove_stale(const char *path)
 int log_file_make(struct log_file **out, const char *path, uint64_t size, const char *vm)
 {
 	int error = log_file_check(path, size, vm);
+	if (!error)
+		error = bus_error_catch();
 	if (error)
 		return error;
 	struct mapped_file *m = calloc(1, sizeof *m);

@@ -4,7 +4,9 @@
  *
  * A new file is made and set aside beside PATH, as PATH.new, and takes PATH's place only when it is
  * published, so that what PATH held before is there until then. While it is open its lock keeps other
- * processes from doing the same.
+ * processes from doing the same. Room for all of it is there from the beginning, so it cannot run out of
+ * that; an error of the storage is an error here. Who truncates the file takes away what was durable, and
+ * is noticed by the next copy.
  */
 #pragma once
 
@@ -20,8 +22,8 @@ struct log_file;
 struct log_file_kind {
 	const char *name;
 	/* Copies `length` bytes to offset `at`. Any part of them, and nothing else, may become persistent
-	 * from here on, in any order. */
-	void (*copy)(struct log_file *file, uint64_t at, const void *from, size_t length);
+	 * from here on, in any order. An error is for good, as below. */
+	int (*copy)(struct log_file *file, uint64_t at, const void *from, size_t length);
 	/* All that was copied to this range is persistent when it returns. An error is for good: what was
 	 * copied may never become persistent, and a later success would not mean that it has. */
 	int (*settle)(struct log_file *file, uint64_t at, uint64_t length);
@@ -38,8 +40,8 @@ struct log_file {
 };
 
 /* Whether a log of VM `vm` may be written at `path`: nothing is there, or a log of that VM and of this
- * size that nobody writes. -EINVAL: another size; -EPERM: another VM's; -EBADMSG: no log, or a damaged
- * one; -EBUSY: another process writes it. */
+ * size that nobody writes. -EINVAL: another size, or another VM's; -EBADMSG: no log, or a damaged one;
+ * -EBUSY: another process writes it. */
 int log_file_check(const char *path, uint64_t size, const char *vm) MUST_CHECK;
 
 /* Checks, and makes a file of `size` zero bytes for which all room is set aside: -ENOSPC now and not

@@ -66,7 +66,8 @@ extern const struct log_sink recording_sink; /* context: the struct recording */
 int recording_close(struct recording *recording) MUST_CHECK;
 
 /* Reading. Everything in the file is hostile until checked; -EBADMSG: not a recording, cut short, or
- * damaged, and the message says which and where. */
+ * damaged, and the message says which and where. The file is mapped: if its storage fails or somebody
+ * truncates it while it is read, SIGBUS ends the process. */
 struct recording_view {
 	const uint8_t *map;
 	size_t map_size;

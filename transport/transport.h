@@ -15,6 +15,7 @@
  *          recording   a first state and a log in a file
  *          durable     the recording of a set size that a backup keeps, and that survives its host
  *          log_file    the bytes below it, and how they become persistent
+ *          bus_error   mapped bytes whose storage fails
  * and for the files of this folder alone:
  *          checksum    CRC32C and the mixing behind stamps and check words
  *          copy        copying for a reader on another processor

@@ -27,7 +27,7 @@ struct crash_file {
 	bool by_pages; /* settle means the pages of its range, and not all there is */
 	bool published;
 	long steps;    /* copies, settlings and publishings so far */
-	long fails_at; /* the settling at this step fails; 0: none does */
+	long fails_at; /* what this step does fails; 0: nothing does */
 	bool is_closed;
 	/* Looks at the image after a crash; called only once the file has its name. */
 	void (*look)(void *context, const char *path);
@@ -83,19 +83,21 @@ static inline void crash_file_crash(struct crash_file *file)
 	free(before);
 }
 
-static inline void crash_file_copy(
+static inline int crash_file_copy(
 	struct log_file *base, uint64_t at, const void *from, size_t length)
 {
 	struct crash_file *file = (struct crash_file *)base;
 	assert_true(!file->is_closed && length > 0 && at + length <= base->size);
+	if (++file->steps == file->fails_at)
+		return fail(EIO, "the storage has failed");
 	memcpy((uint8_t *)file->cached + at, from, length);
 	for (uint64_t word = at / 8; word <= (at + length - 1) / 8; word++) {
 		if (!file->is_dirty[word])
 			file->dirty[file->dirty_count++] = word;
 		file->is_dirty[word] = true;
 	}
-	file->steps++;
 	crash_file_crash(file);
+	return 0;
 }
 
 static inline int crash_file_settle(struct log_file *base, uint64_t at, uint64_t length)

@@ -154,8 +154,8 @@ static void a_log_of_another_vm_is_refused(void **state)
 {
 	(void)state;
 	make_log("ledger", SIZE);
-	assert_refused(SIZE, "hammer", -EPERM, "of VM ledger, not hammer");
-	assert_refused(SIZE, "ledge", -EPERM, "of VM ledger, not ledge");
+	assert_refused(SIZE, "hammer", -EINVAL, "of VM ledger, not hammer");
+	assert_refused(SIZE, "ledge", -EINVAL, "of VM ledger, not ledge");
 	assert_int_equal(end_of_log(), 480);
 }
 
@@ -213,6 +213,58 @@ static void a_full_disk_is_noticed_before_anything_is_written(void **state)
 	assert_exits_with_0(child);
 }
 
+/* ---- Storage that fails below the mapping ---- */
+
+/* As when the disk does not give a page: SIGBUS where it is touched. */
+static void write_where_nothing_is(bool on_pmem)
+{
+	struct log_file *file;
+	if (on_pmem)
+		setenv("PMEM_IS_PMEM_FORCE", "1", 1);
+	REQUIRE(log_file_make(&file, path, SIZE, "ledger") == 0);
+	REQUIRE(file->kind->copy(file, PAGE - 4, "before", 7) == 0);
+	REQUIRE(truncate(new_path, PAGE) == 0);
+	for (int i = 0; i < 2; i++) {
+		REQUIRE(file->kind->copy(file, PAGE - 4, "behind", 7) == -EIO);
+		REQUIRE(strstr(fail_message(), path) && strstr(fail_message(), "storage"));
+	}
+	REQUIRE(file->kind->copy(file, 0, "before", 7) == 0);
+	file->kind->close(file);
+}
+
+static void storage_that_fails_is_an_error_and_no_death(void **state)
+{
+	(void)state;
+	for (int on_pmem = 0; on_pmem < 2; on_pmem++) {
+		pid_t child = fork();
+		assert_true(child >= 0);
+		if (child == 0) {
+			write_where_nothing_is(on_pmem);
+			_exit(0);
+		}
+		assert_exits_with_0(child);
+	}
+}
+
+static void touch_where_nothing_is(void *argument)
+{
+	struct log_file *file;
+	(void)argument;
+	REQUIRE(log_file_make(&file, path, SIZE, "ledger") == 0);
+	FILE *other = tmpfile();
+	REQUIRE(other);
+	volatile char *map = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fileno(other), 0);
+	REQUIRE(map != MAP_FAILED);
+	_exit(map[0]);
+}
+
+static void elsewhere_it_is_a_death_as_ever(void **state)
+{
+	(void)state;
+	int status = status_in_child(touch_where_nothing_is, NULL);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+}
+
 /* ---- kill -9 at every step ---- */
 
 static const struct log_file_kind *real;
@@ -225,13 +277,16 @@ static void step(void)
 		kill(getpid(), SIGKILL);
 }
 
-static void deadly_copy(struct log_file *file, uint64_t at, const void *from, size_t length)
+static int deadly_copy(struct log_file *file, uint64_t at, const void *from, size_t length)
 {
 	/* Half of it at first. */
-	real->copy(file, at, from, length / 2);
+	int error = real->copy(file, at, from, length / 2);
 	step();
-	real->copy(file, at + length / 2, (const uint8_t *)from + length / 2, length - length / 2);
+	if (!error)
+		error = real->copy(file, at + length / 2, (const uint8_t *)from + length / 2,
+			length - length / 2);
 	step();
+	return error;
 }
 
 static int deadly_settle(struct log_file *file, uint64_t at, uint64_t length)
@@ -344,6 +399,9 @@ int main(int argc, char **argv)
 			a_log_that_another_writes_is_refused, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			a_full_disk_is_noticed_before_anything_is_written, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			storage_that_fails_is_an_error_and_no_death, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(elsewhere_it_is_a_death_as_ever, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			what_was_durable_survives_a_kill_at_any_step, set_up, tear_down),
 	};
