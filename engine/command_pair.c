@@ -174,13 +174,14 @@ static int begin_standby(struct pair *pair)
 	const struct config *config = pair->host.config;
 	const char *where;
 	int error = provider_find(config->listen, &pair->provider, &where);
-	if (!error && config->log)
-		error = log_file_check(config->log, config->log_size, config->name);
 	/* Better now than when a primary comes: whether a machine can be made here at all. */
 	if (!error)
 		error = host_make_machine(
 			&pair->host, config->memory ? config->memory : MEMORY_DEFAULT, config->mac);
 	host_drop_machine(&pair->host);
+	/* And room for the log: a large file can take longer than a primary waits. */
+	if (!error && config->log)
+		error = log_file_make(&pair->log, config->log, config->log_size, config->name);
 	if (!error)
 		error = pair->provider->listen(where, &pair->listener);
 	if (error)

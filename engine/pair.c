@@ -173,7 +173,7 @@ void pair_answer(evutil_socket_t fd, short what, void *context)
 	(void)fd, (void)what;
 	role_change(&pair->role, ROLE_RECEIVING);
 	int error = session_accept(&pair->session, host, pair->provider, pair->listener,
-		pair->arbiter, &pair->key, &pair->replay);
+		pair->arbiter, &pair->key, &pair->log, &pair->replay);
 	if (error == -EPERM) { /* waiting will not change that */
 		say("this standby does not fit: %s", fail_message());
 		pair_halt(pair, STATUS_REFUSED);
@@ -496,6 +496,8 @@ void pair_close(struct pair *pair)
 	if (pair->session)
 		pair_drop_session(pair);
 	stop_listening(pair);
+	if (pair->log)
+		pair->log->kind->close(pair->log);
 	if (pair->on_tick)
 		event_free(pair->on_tick);
 	if (pair->arbiter)

@@ -25,6 +25,7 @@ struct pair {
 
 	const struct provider *provider; /* where we listen, as a standby */
 	struct listener *listener;
+	struct log_file *log; /* of a standby with --log, set aside for its session */
 	struct event *on_listener;
 	char refused[512]; /* what was last said about a primary that was not accepted */
 

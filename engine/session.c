@@ -359,8 +359,8 @@ static int examine(const struct hello *hello, const struct host *host,
 	return 0;
 }
 
-/* Sets the durable log's file aside, if there is to be one, while the primary can still be refused. */
-static int make_log(struct session *session, const struct config *config, const struct hello *hello)
+/* Whether the durable log, if there is to be one, suits this guest and its primary. */
+static int check_log(const struct config *config, const struct hello *hello)
 {
 	if (!config->log && hello->commit == COMMIT_DURABLE)
 		return fail(EPERM, "the primary asks for --commit durable, and this standby has no "
@@ -375,24 +375,20 @@ static int make_log(struct session *session, const struct config *config, const 
 			(unsigned long long)(config->log_size >> 20),
 			(unsigned long long)(hello->memory >> 20),
 			(unsigned long long)((least + (1u << 20) - 1) >> 20));
-	session->log_thread = calloc(1, sizeof *session->log_thread);
-	if (!session->log_thread)
-		return fail(ENOMEM, "no memory for the log's thread");
-	session->log_thread->keep = config->log_newest ? DURABLE_KEEP_NEWEST : DURABLE_KEEP_ALL;
-	int error = log_file_make(
-		&session->log_thread->file, config->log, config->log_size, config->name);
-	if (!error)
-		session->log_thread->storage = session->log_thread->file->kind->name;
-	return error;
+	return 0;
 }
 
-/* The machine is what it will be at the log's first entry. */
-static int begin_log(struct session *session, struct host *host)
+/* The machine is what it will be at the log's first entry. Takes the file if all goes well. */
+static int begin_log(struct session *session, struct host *host, struct log_file **file)
 {
-	struct durable_thread *log = session->log_thread;
+	struct durable_thread *log = session->log_thread = calloc(1, sizeof *log);
 	void *state = malloc(machine_state_size());
-	if (!state)
-		return fail(ENOMEM, "no memory for the log's first state");
+	if (!log || !state) {
+		free(state);
+		return fail(ENOMEM, "no memory for the log's thread");
+	}
+	log->keep = host->config->log_newest ? DURABLE_KEEP_NEWEST : DURABLE_KEEP_ALL;
+	log->storage = (*file)->kind->name;
 	log->origin = (struct recording_origin){.vm = host->config->name,
 		.generation = session->generation,
 		.secret = session->secret,
@@ -404,7 +400,12 @@ static int begin_log(struct session *session, struct host *host)
 	log->ring_size = session->ring;
 	if (session->commit == COMMIT_DURABLE)
 		log->progress = session->provider->bell(session->connection);
-	return machine_save(&host->machine, state);
+	int error = machine_save(&host->machine, state);
+	if (error)
+		return error;
+	log->file = *file;
+	*file = NULL;
+	return 0;
 }
 
 static int answer(struct session *session, struct host *host, struct arbiter *arbiter)
@@ -423,7 +424,7 @@ static int answer(struct session *session, struct host *host, struct arbiter *ar
 		error = examine(&hello, host, &model, arbiter);
 	}
 	if (!error)
-		error = make_log(session, host->config, &hello);
+		error = check_log(host->config, &hello);
 	if (!error)
 		error = open_beats(session, host, &welcome.beat_port);
 	if (error) {
@@ -446,7 +447,7 @@ static int answer(struct session *session, struct host *host, struct arbiter *ar
 
 int session_accept(struct session **out, struct host *host, const struct provider *provider,
 	struct listener *listener, struct arbiter *arbiter, const struct auth_key *key,
-	struct replay *replay)
+	struct log_file **log, struct replay *replay)
 {
 	uint64_t time_ns = 0;
 	struct session *session = session_new();
@@ -460,8 +461,8 @@ int session_accept(struct session **out, struct host *host, const struct provide
 		error = answer(session, host, arbiter);
 	if (!error)
 		error = clone_receive(session, host, &time_ns);
-	if (!error && session->log_thread)
-		error = begin_log(session, host);
+	if (!error && *log)
+		error = begin_log(session, host, log);
 	if (error) {
 		session_close(session);
 		host_drop_machine(host);

@@ -70,10 +70,11 @@ int session_connect(struct session **out, struct host *host, const char *address
 
 /* Standby: answers one primary, up to its COMMIT; the machine is then loaded and follows `replay`. On
  * failure the host has no machine. -EAGAIN: nobody was there; -EACCES: it does not know the VM's key; -EPERM: it is a primary of this VM, and
- * one of the two sides must be started in another way. */
+ * one of the two sides must be started in another way. `log`: the durable log's file, which the
+ * session takes if it succeeds, or NULL. */
 int session_accept(struct session **out, struct host *host, const struct provider *provider,
 	struct listener *listener, struct arbiter *arbiter, const struct auth_key *key,
-	struct replay *replay) MUST_CHECK;
+	struct log_file **log, struct replay *replay) MUST_CHECK;
 
 /* Receives one message of exactly this size, which begins with `magic`; `what` is for messages. -EPROTO. */
 int session_expect(struct session *session, void *message, size_t size, uint32_t magic,
