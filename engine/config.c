@@ -12,6 +12,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#define LOG_SIZE_DEFAULT (1u << 30)
 #define RUN (1u << COMMAND_RUN)
 #define STANDBY (1u << COMMAND_STANDBY)
 #define PRIMARY (1u << COMMAND_PRIMARY)
@@ -256,11 +257,13 @@ static int take(struct config *config, int key, char *value)
 			config->log_size % 4096 != 0)
 			return fail(EINVAL,
 				"--log-size %s: give a size from 4M to 1024G, such as 1G", value);
+		config->log_described = true;
 		break;
 	case KEY_LOG_KEEP:
 		if (strcmp(value, "all") != 0 && strcmp(value, "newest") != 0)
 			return fail(EINVAL, "--log-keep %s: give all or newest", value);
 		config->log_newest = value[0] == 'n';
+		config->log_described = true;
 		break;
 	case KEY_HEARTBEAT:
 		config->heartbeat = value;
@@ -301,6 +304,8 @@ static const char *missing(const struct config *config)
 	case COMMAND_STANDBY:
 		if (!config->listen)
 			return "give an address to wait at with --listen ADDR";
+		if (config->log_described && !config->log)
+			return "give a log with --log PATH, or no --log-size and --log-keep";
 		return config->arbiter
 			       ? NULL
 			       : "give a directory that both hosts see with --arbiter dir:PATH";
@@ -381,7 +386,6 @@ int config_parse(struct config *config, int argc, char **argv)
 		.commit = COMMIT_RECEIVED,
 		.timeout_ms = 500,
 		.ring = 16u << 20,
-		.log_size = 1u << 30,
 		.heartbeat = "127.0.0.1",
 		.command = COMMANDS};
 	for (unsigned i = 0; i < COMMANDS; i++) {
@@ -407,6 +411,8 @@ int config_parse(struct config *config, int argc, char **argv)
 	const char *what = missing(config);
 	if (what)
 		return mistake(program, what);
+	if (config->log_size == 0)
+		config->log_size = LOG_SIZE_DEFAULT;
 	static const uint8_t none[6];
 	if (memcmp(config->mac, none, 6) == 0) {
 		uint64_t hash = XXH3_64bits(config->name, strlen(config->name));
@@ -436,6 +442,8 @@ int command_failed(int error)
 		return STATUS_USAGE;
 	case EALREADY: /* no system call that we use says so */
 		return STATUS_REFUSED;
+	case EBADMSG:
+		return STATUS_RECORDING;
 	/* The host does not let us, or does not do its part. */
 	default:
 		return STATUS_HOST;

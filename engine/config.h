@@ -57,6 +57,7 @@ struct config {
 	const char *log;     /* the durable log's file, on a standby */
 	uint64_t log_size;   /* bytes, a multiple of 4,096 */
 	bool log_newest;     /* a full log drops its oldest entries */
+	bool log_described;  /* --log-size or --log-keep was given */
 	unsigned timeout_ms; /* heartbeats */
 	bool take_over, json;
 	uint8_t mac[6];

@@ -136,6 +136,8 @@ static void a_mistake_is_one_line_that_names_it(void **state)
 		{"standby --listen shm:b --arbiter dir:x --kernel k", "--kernel"},
 		{"standby --arbiter dir:x", "--listen"},
 		{"standby --listen shm:b", "--arbiter"},
+		{"standby --listen shm:b --arbiter dir:x --log-size 1G", "--log PATH"},
+		{"standby --listen shm:b --arbiter dir:x --log-keep all", "--log PATH"},
 		{"primary --kernel k --standby shm:b", "--arbiter"},
 		{"primary --kernel k --arbiter dir:x", "--standby"},
 		{"primary --standby shm:b --arbiter dir:x", "--kernel"},
