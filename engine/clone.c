@@ -11,6 +11,7 @@
 #define MAGIC_STATE 0x41545344u
 #define MAGIC_COMMIT 0x4d4f4344u
 #define CLONE_MS 60000u
+#define PLACE_MS 10000u /* for what is left on its way to a standby, while the guest stands still */
 #define LEAVE_MS 200u
 #define PAGE 4096u
 
@@ -71,7 +72,7 @@ static int send_memory(
 			session->clone_bytes += PAGE;
 		}
 	}
-	return session->provider->finish_memory(session->connection, CLONE_MS);
+	return session->provider->finish_memory(session->connection, PLACE_MS);
 }
 
 struct clone {
