@@ -433,19 +433,19 @@ static void an_offer_of_another_size_is_not_attached_to(void **state)
 static void log_that_finds_no_room_arrives_later(void **state)
 {
 	(void)state;
-	enum { RING = 16u << 20, PART = 30011 };
+	enum { RING = 16u << 20, PART = 30011, PIECES = 300 };
 	const uint64_t start = 5 * (uint64_t)RING - 1000;
 	open_primary(RING);
 	fill_random(bytes, sizeof bytes, 5);
 	uint64_t lsn = start;
 	for (unsigned i = 0; lsn + PART <= start + RING; i++, lsn += PART) {
-		struct iovec pieces[20];
+		struct iovec pieces[PIECES];
 		/* Now in one piece, now in more than go to the socket at once. */
-		int count = i % 3 ? 1 : 20;
+		int count = i % 3 ? 1 : PIECES;
 		for (int k = 0; k < count; k++)
 			pieces[k] = (struct iovec){
-				bytes + (lsn - start) % 70000 + k * (PART / 20), PART / 20};
-		pieces[count - 1].iov_len = (size_t)(PART - (count - 1) * (PART / 20));
+				bytes + (lsn - start) % 70000 + k * (PART / PIECES), PART / PIECES};
+		pieces[count - 1].iov_len = (size_t)(PART - (count - 1) * (PART / PIECES));
 		assert_int_equal(tcp->write_log(ours, lsn, pieces, count), 0);
 		assert_int_equal(tcp->written(ours), lsn + PART);
 	}
