@@ -442,8 +442,6 @@ int command_failed(int error)
 		return STATUS_USAGE;
 	case EALREADY: /* no system call that we use says so */
 		return STATUS_REFUSED;
-	case EBADMSG:
-		return STATUS_RECORDING;
 	/* The host does not let us, or does not do its part. */
 	default:
 		return STATUS_HOST;

@@ -161,9 +161,10 @@ static int check_existing(const char *path, uint64_t size, const char *vm)
 	struct recording_view view;
 	int error = recording_open(&view, path);
 	if (error)
-		return fail(-error, "cannot replace %s by a new log: %s", path, fail_message());
+		return fail(error == -EBADMSG ? EINVAL : -error,
+			"cannot replace %s by a new log: %s", path, fail_message());
 	if (!view.is_durable)
-		error = fail(EBADMSG,
+		error = fail(EINVAL,
 			"%s is a recording and not a standby's log; choose another name", path);
 	else if (strcmp(view.vm, vm) != 0)
 		error = fail(EINVAL, "the log %s is of VM %s, not %s; give each VM its own", path,

@@ -40,8 +40,8 @@ struct log_file {
 };
 
 /* Whether a log of VM `vm` may be written at `path`: nothing is there, or a log of that VM and of this
- * size that nobody writes. -EINVAL: another size, or another VM's; -EBADMSG: no log, or a damaged one;
- * -EBUSY: another process writes it. */
+ * size that nobody writes. -EINVAL: another size, another VM's, damaged, or no log at all; -EBUSY:
+ * another process writes it. */
 int log_file_check(const char *path, uint64_t size, const char *vm) MUST_CHECK;
 
 /* Checks, and makes a file of `size` zero bytes for which all room is set aside: -ENOSPC now and not

@@ -249,7 +249,7 @@ check "a log of another size is refused" ends_with_line size 2 'give the size it
 VM=other launch_standby vm "${small[@]}"
 check "a log of another VM is refused" ends_with_line vm 2 'is of VM ledger, not other'
 launch_standby kernel --log "$LEDGER"
-check "a file that is no log is refused" ends_with_line kernel 4 'is not a recording'
+check "a file that is no log is refused" ends_with_line kernel 2 'is not a recording'
 launch_standby folder --log "$LAB/nowhere/log"
 check "a folder that is not there is refused" ends_with_line folder 2 'cannot make a log in'
 
