@@ -19,8 +19,7 @@ static void on_bus_error(int number)
 
 int bus_error_catch(void)
 {
-	/* Not blocked in the handler, which may never return. */
-	struct sigaction action = {.sa_handler = on_bus_error, .sa_flags = SA_NODEFER};
+	struct sigaction action = {.sa_handler = on_bus_error};
 	if (sigaction(SIGBUS, &action, NULL) < 0)
 		return fail(errno, "cannot catch SIGBUS: %s", strerror(errno));
 	return 0;
@@ -29,7 +28,8 @@ int bus_error_catch(void)
 bool bus_error_guard(void (*function)(void *argument), void *argument)
 {
 	sigjmp_buf here;
-	if (sigsetjmp(here, 0) != 0) {
+	/* With the signal mask: the handler, in which SIGBUS is blocked, may never return. */
+	if (sigsetjmp(here, 1) != 0) {
 		guard = NULL;
 		return false;
 	}
