@@ -37,6 +37,20 @@ take()
 	done <"$2"
 }
 
+# busy: what all processors have been busy for, what our own children have, and what there was, in ticks.
+busy()
+{
+	awk 'FNR == NR && /^cpu / { busy = $2 + $3 + $4 + $7 + $8 + $9; all = busy + $5 + $6 }
+		FNR < NR { print busy, $16 + $17, all }' /proc/stat "/proc/$$/stat"
+}
+
+# disturbed BUSY...: by other processes, since busy has said so.
+disturbed()
+{
+	awk -v b="$1 $(busy)" 'BEGIN { split(b, v)
+		printf "  (other processes had %.0f %% of the processors meanwhile)\n", 100 * ((v[4] - v[1]) - (v[5] - v[2])) / (v[6] - v[3]) }'
+}
+
 # ratio NAME ABOVE BELOW [FACTOR]: of two figures, a value a round.
 ratio()
 {
@@ -66,7 +80,7 @@ both()
 {
 	local name=$1 address=$2
 	shift 2
-	timeout 120 "$BENCH" both "$address" "$ROUNDS" "$@" >"$OUT" || fail "$address could not be measured"
+	timeout 60 "$BENCH" both "$address" "$ROUNDS" "$@" >"$OUT" || fail "$address could not be measured"
 	take "$name" "$OUT"
 }
 
@@ -87,25 +101,28 @@ idle_latencies()
 	row "  CPU time of both ends, us an entry" 2 "$1.idle_cpu_us"
 }
 
+# stream NAME PHASE
 stream()
 {
-	row "entries of 64 KiB, MB/s" 0 "$1.stream_MBs"
-	row "  CPU time of both ends, us an entry" 2 "$1.stream_cpu_us"
+	row "entries of 64 KiB, MB/s" 0 "$1.$2_MBs"
+	row "  CPU time of both ends, us an entry" 2 "$1.$2_cpu_us"
 }
 
 measure_local()
 {
-	local rate
+	local rate before
+	before=$(busy)
 	both shm "shm:bench-$$" 200 spinning idle memcpy stream
 	# A port of loopback below those that the system hands out by itself.
-	both tcp "tcp:127.0.0.1:$((20000 + $$ % 10000))" 200 spinning idle memcpy stream
+	both tcp "tcp:127.0.0.1:$((20000 + $$ % 10000))" 200 spinning idle memcpy idle_stream
 	for rate in 1 10; do
-		both "link$rate" "link:rate=${rate}G/shm:bench-$$" 500 stream
+		both "link$rate" "link:rate=${rate}G/shm:bench-$$" 500 idle_stream
 	done
 	printf '\non this machine, shm\n'
+	disturbed "$before"
 	latencies shm below 2
 	idle_latencies shm
-	stream shm
+	stream shm stream
 	row "memcpy of the same bytes, MB/s" 0 shm.memcpy_MBs
 	ratio shm.ratio shm.stream_MBs shm.memcpy_MBs
 	row "entries of 64 KiB to memcpy" 2 shm.ratio above 0.5
@@ -113,22 +130,23 @@ measure_local()
 	printf '\non this machine, tcp over loopback\n'
 	latencies tcp
 	idle_latencies tcp
-	stream tcp
-	ratio tcp.ratio tcp.stream_MBs tcp.memcpy_MBs
+	stream tcp idle_stream
+	ratio tcp.ratio tcp.idle_stream_MBs tcp.memcpy_MBs
 	row "entries of 64 KiB to memcpy" 2 tcp.ratio
 	printf '\non this machine, link model over shm, a writer that never stops\n'
 	for rate in 1 10; do
 		FIGURES[rate]=$((rate * 125))
-		FIGURES[link$rate.off]=$(awk -v v="${FIGURES[link$rate.stream_MBs]}" -v r="${FIGURES[rate]}" \
+		FIGURES[link$rate.off]=$(awk -v v="${FIGURES[link$rate.idle_stream_MBs]}" -v r="${FIGURES[rate]}" \
 			'BEGIN { n = split(v, m); for (i = 1; i <= n; i++) { d = 100 * (m[i] / r - 1); printf " %.4f", d < 0 ? -d : d } }')
-		row "$rate Gbit/s: MB/s" 2 "link$rate.stream_MBs"
+		row "$rate Gbit/s: MB/s" 2 "link$rate.idle_stream_MBs"
 		row "  off the rate, in percent" 2 "link$rate.off" below 2
 	done
 }
 
 measure_lab()
 {
-	local why
+	local why before
+	before=$(busy)
 	printf '\nin the lab, two machines without a hardware accelerator, soft-RoCE between them\n'
 	BUILD=$BUILD tests/lab/bench_transport.sh "$ROUNDS" >"$OUT" || {
 		cat "$OUT"
@@ -139,14 +157,15 @@ measure_lab()
 		echo "  skipped: $why"
 		return
 	fi
+	disturbed "$before"
 	take lab "$OUT"
-	ratio lab.bw lab.rdma_stream_MBs lab.ib_write_bw_MBs
+	ratio lab.bw lab.rdma_idle_stream_MBs lab.ib_write_bw_MBs
 	ratio lab.ack lab.rdma_spinning_p50_us lab.ib_write_lat_us 2
 	ratio lab.put lab.rdma_placed_p50_us lab.ib_write_lat_us 2
 	row "ib_write_bw of 64 KiB, MB/s" 2 lab.ib_write_bw_MBs
-	row "rdma: entries of 64 KiB, MB/s" 2 lab.rdma_stream_MBs
+	row "rdma: entries of 64 KiB, MB/s" 2 lab.rdma_idle_stream_MBs
 	row "  to ib_write_bw" 2 lab.bw above 0.9
-	row "  CPU time of both ends, us an entry" 0 lab.rdma_stream_cpu_us
+	row "  CPU time of both ends, us an entry" 0 lab.rdma_idle_stream_cpu_us
 	row "ib_write_lat of 64 bytes, one way, us" 1 lab.ib_write_lat_us
 	row "rdma: 64 bytes to their received ack, us" 1 lab.rdma_spinning_p50_us
 	row "  to twice ib_write_lat" 2 lab.ack below 1.3
@@ -156,8 +175,8 @@ measure_lab()
 	row "  to twice ib_write_lat" 2 lab.put below 1.1
 	row "registered memory of the primary, MiB" 1 lab.rdma_pinned_primary_MiB
 	row "registered memory of the standby, MiB" 1 lab.rdma_pinned_standby_MiB
-	row "tcp: entries of 64 KiB, MB/s" 2 lab.tcp_stream_MBs
-	row "tcp: 64 bytes to their received ack, us" 1 lab.tcp_spinning_p50_us
+	row "tcp: entries of 64 KiB, MB/s" 2 lab.tcp_idle_stream_MBs
+	row "tcp: 64 bytes to their received ack, us" 1 lab.tcp_idle_p50_us
 }
 
 OUT=$(mktemp) || exit

@@ -258,6 +258,16 @@ static void a_device_that_takes_nothing_for_long_loses_frames_instead_of_blockin
 	run_in_child(fill_device);
 }
 
+/* In the memory that a device may be told to read frames from. */
+static bool is_in_pool(const struct port_frame *frame)
+{
+	void *base;
+	size_t size;
+	port_packets(port, &base, &size);
+	const uint8_t *begin = base, *at = frame->bytes;
+	return at >= begin && at + frame->length <= begin + size;
+}
+
 static void keep_everything(void)
 {
 	need_dpdk();
@@ -265,6 +275,8 @@ static void keep_everything(void)
 	open_port("net_null0"); /* brings frames without end */
 	unsigned n = receive_all(received, 8192);
 	REQUIRE(n > 3000 && n <= 4096);
+	for (unsigned i = 0; i < n; i++)
+		REQUIRE(is_in_pool(&received[i]));
 	/* The guest reads nothing more, and can send all the same. */
 	prepare(0, 0, 64);
 	for (unsigned i = 0; i < 2000; i++)
@@ -305,6 +317,7 @@ static void talk(const char *interface)
 		raw_send(raw, i, lengths[i % 4]);
 		receive_ours(received, 1);
 		REQUIRE(is_frame(received[0].bytes, received[0].length, lengths[i % 4], i));
+		REQUIRE(is_in_pool(&received[0]));
 		port_frame_free(&received[0]);
 		prepare(0, 1000 + i, lengths[i % 4]);
 		REQUIRE(port_send(port, outputs, 1) == 1);
@@ -436,6 +449,7 @@ static void memif_side(const char *role, uint32_t mine, uint32_t theirs, int rea
 		} while (port_send(port, outputs, 1) == 0 || port_dropped(port) > dropped);
 		receive_ours(received, 1);
 		REQUIRE(is_frame(received[0].bytes, received[0].length, 60 + i, theirs + i));
+		REQUIRE(is_in_pool(&received[0]));
 		port_frame_free(&received[0]);
 	}
 	REQUIRE(write(ready, &byte, 1) == 1);
