@@ -177,7 +177,8 @@ static uint64_t follow(struct connection *c, uint64_t entries)
 		}
 		rest(&idle);
 	}
-	if (entries != ENDLESS) {
+	/* When it has heard of the last entry, the primary leaves. */
+	if (entries != ENDLESS && acked != reader.next) {
 		REQUIRE(provider->write_ack(c, ACK_CONSUMED, reader.next) == 0);
 		REQUIRE(provider->write_ack(c, ACK_RECEIVED, reader.next) == 0);
 	}
