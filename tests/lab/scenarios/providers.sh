@@ -4,7 +4,7 @@
 # way the same over tcp, since both machines' kernel is another one than ours.
 
 . "${0%/*}/../lab.sh"
-suites=$(cd "$BUILD" 2>/dev/null && ls tests/unit/transport/test_provider{,_stress} 2>/dev/null)
+suites=$(cd "$BUILD" 2>/dev/null && ls tests/unit/transport/test_{provider,provider_stress,append_path} 2>/dev/null)
 [ -n "$suites" ] || { echo "skip the providers' suite passes over soft-RoCE: build it with: make unit"; exit 0; }
 lab_boot "the providers' suite passes over soft-RoCE"
 
