@@ -48,7 +48,9 @@ busy()
 disturbed()
 {
 	awk -v b="$1 $(busy)" 'BEGIN { split(b, v)
-		printf "  (other processes had %.0f %% of the processors meanwhile)\n", 100 * ((v[4] - v[1]) - (v[5] - v[2])) / (v[6] - v[3]) }'
+		others = (v[4] - v[1]) - (v[5] - v[2])
+		# Ticks are counted in two ways, which differ a little.
+		printf "  (other processes had %.0f %% of the processors meanwhile)\n", (others > 0 ? 100 * others / (v[6] - v[3]) : 0) }'
 }
 
 # ratio NAME ABOVE BELOW [FACTOR]: of two figures, a value a round.
