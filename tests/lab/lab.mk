@@ -12,7 +12,7 @@ LAB_SHELL := 1
 endif
 scenario = $(SCENARIO:%=tests/lab/scenarios/%.sh)
 
-$(BUILD)/tests/lab/wire: $(BUILD)/tests/lab/wire.o
+$(BUILD)/tests/lab/%: $(BUILD)/tests/lab/%.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^
 
