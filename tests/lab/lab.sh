@@ -183,10 +183,9 @@ thaw_host()
 	MACHINE_FROZEN[$1]=''
 }
 
-lab_end()
+end_machines()
 {
 	local machine
-	trap '' HUP INT TERM PIPE
 	for machine in a b; do
 		[ -z "${MACHINE_PID[$machine]:-}" ] || {
 			kill -KILL "${MACHINE_PID[$machine]}"
@@ -194,6 +193,12 @@ lab_end()
 		} 2>/dev/null
 		MACHINE_PID[$machine]=''
 	done
+}
+
+lab_end()
+{
+	trap '' HUP INT TERM PIPE
+	end_machines
 	[ "${#WIRE_PID[@]}" -eq 0 ] || {
 		kill -KILL "${WIRE_PID[@]}"
 		wait "${WIRE_PID[@]}"
@@ -236,13 +241,7 @@ lab_finish()
 			keep_stacks "$machine"
 			tail -qn 5 "$LAB/machines/$machine"/{console,qemu} 2>/dev/null | sed "s|^|  machine $machine: |"
 		done
-		for machine in a b; do
-			[ -z "${MACHINE_PID[$machine]:-}" ] || {
-				kill -KILL "${MACHINE_PID[$machine]}"
-				wait "${MACHINE_PID[$machine]}"
-			} 2>/dev/null
-			MACHINE_PID[$machine]=''
-		done
+		end_machines
 		# All but what is big.
 		rm -rf "$LAB"/machines/image* "$LAB"/machines/*/disk
 	fi
