@@ -2,11 +2,11 @@
 
 #include "base/check.h"
 #include "base/crash_point.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,17 +220,12 @@ int dataplane_start(struct dataplane **out, struct port *port, struct hold *net,
 	pthread_mutex_init(&dp->call_lock, NULL);
 	pthread_cond_init(&dp->call_done, NULL);
 
-	/* The thread inherits the mask; it then lets in what its port needs. */
-	sigset_t all, saved;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
-	int error = pthread_create(&dp->thread, NULL, run, dp);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	/* It lets in the signals that its port needs. */
+	int error = thread_start(&dp->thread, "dataplane", run, dp);
 	if (error) {
 		free(dp);
-		return fail(error, "a thread for the dataplane: %s", strerror(error));
+		return error;
 	}
-	pthread_setname_np(dp->thread, "dataplane");
 	*out = dp;
 	return 0;
 }

@@ -1,6 +1,7 @@
 #include "engine/durable_thread.h"
 
 #include "base/check.h"
+#include "base/thread.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -62,7 +63,6 @@ static void *run(void *argument)
 {
 	struct durable_thread *log = argument;
 	struct durable *durable = NULL;
-	pthread_setname_np(pthread_self(), "log");
 	int error = durable_create(&durable, log->file, log->keep, &log->origin);
 	log->file = NULL;
 	atomic_store(&log->is_copied, true);
@@ -85,11 +85,9 @@ int durable_thread_start(struct durable_thread *log)
 	atomic_store(&log->received, log->origin.start);
 	atomic_store(&log->durable, log->origin.start);
 	atomic_store(&log->begin, log->origin.start);
-	int error = pthread_create(&log->thread, NULL, run, log);
-	if (error)
-		return fail(error, "cannot start the log's thread: %s", strerror(error));
-	log->running = true;
-	return 0;
+	int error = thread_start(&log->thread, "log", run, log);
+	log->running = !error;
+	return error;
 }
 
 void durable_thread_extend(struct durable_thread *log, uint64_t received)

@@ -1,6 +1,7 @@
 #include "engine/machine.h"
 
 #include "base/check.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -234,7 +235,6 @@ bool machine_must_pause(const struct machine *m)
 static void *run(void *argument)
 {
 	struct machine *m = argument;
-	pthread_setname_np(pthread_self(), "vcpu");
 	vcpu_bind();
 	while (!machine_ended(m)) {
 		bool at_exit = m->halted;
@@ -286,9 +286,9 @@ int machine_start(struct machine *m, void (*on_finish)(void *context), void *con
 {
 	m->on_finish = on_finish;
 	m->on_finish_context = context;
-	int error = pthread_create(&m->thread, NULL, run, m);
+	int error = thread_start(&m->thread, "vcpu", run, m);
 	if (error)
-		return fail(error, "cannot start the vCPU's thread: %s", strerror(error));
+		return error;
 	atomic_store(&m->started, true);
 	return 0;
 }

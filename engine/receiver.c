@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/crash_point.h"
+#include "base/thread.h"
 #include "engine/replay.h"
 
 #include <string.h>
@@ -93,7 +94,6 @@ static void *run(void *argument)
 	bool awaits_received =
 		receiver->commit == COMMIT_RECEIVED || receiver->commit == COMMIT_DURABLE;
 	uint64_t beats = 0, beat_ns = 0, partial_ns = 0;
-	pthread_setname_np(pthread_self(), "receiver");
 	while (!atomic_load_explicit(&receiver->stopping, memory_order_acquire)) {
 		idle_watch(&idle);
 		enum log_verdict verdict;
@@ -155,11 +155,9 @@ static void *run(void *argument)
 int receiver_start(struct receiver *receiver)
 {
 	atomic_store(&receiver->heard_ns, now_ns());
-	int error = pthread_create(&receiver->thread, NULL, run, receiver);
-	if (error)
-		return fail(error, "cannot start the receiver's thread: %s", strerror(error));
-	receiver->running = true;
-	return 0;
+	int error = thread_start(&receiver->thread, "receiver", run, receiver);
+	receiver->running = !error;
+	return error;
 }
 
 void receiver_progress(struct receiver *receiver)

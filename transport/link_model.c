@@ -24,12 +24,12 @@
  */
 #include "base/check.h"
 #include "base/idle.h"
+#include "base/thread.h"
 #include "transport/memfd.h"
 #include "transport/transport.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -281,7 +281,6 @@ static void *serve(void *argument)
 {
 	struct connection *c = argument;
 	struct idle idle = {.bell = &c->wake};
-	pthread_setname_np(pthread_self(), "link");
 	/* A sleep ends when it should, not up to 50 us later. */
 	prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
 	for (;;) {
@@ -314,18 +313,11 @@ static void *serve(void *argument)
 	}
 }
 
-/* The thread leaves all signals to the others. */
 static int start_thread(struct connection *c)
 {
-	sigset_t all, before;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int error = pthread_create(&c->thread, NULL, serve, c);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (error)
-		return fail(error, "cannot start the link model's thread: %s", strerror(error));
-	c->has_thread = true;
-	return 0;
+	int error = thread_start(&c->thread, "link", serve, c);
+	c->has_thread = !error;
+	return error;
 }
 
 /* ---- Meeting ---- */

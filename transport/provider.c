@@ -28,3 +28,12 @@ int provider_find(const char *address, const struct provider **out, const char *
 	return fail(
 		EINVAL, "address %s: no transport goes by that name; known are %s", address, known);
 }
+
+int provider_check_ring(size_t ring_size)
+{
+	if (ring_size < LOG_RING_MIN || (ring_size & (ring_size - 1)) != 0)
+		return fail(EINVAL,
+			"a log ring of %zu bytes: it must be a power of two, %u at least",
+			ring_size, LOG_RING_MIN);
+	return 0;
+}

@@ -227,20 +227,11 @@ static int map_whole(void **out, int fd, size_t size, int protection, bool twice
 	return error ? error : memfd_map(out, fd, size, protection, twice);
 }
 
-static int check_ring_size(size_t ring_size)
-{
-	if (ring_size < LOG_RING_MIN || (ring_size & (ring_size - 1)) != 0)
-		return fail(EINVAL,
-			"a log ring of %zu bytes: it must be a power of two, %u at least",
-			ring_size, LOG_RING_MIN);
-	return 0;
-}
-
 static int expose_shm(
 	struct connection *c, size_t ring_size, int memory, size_t memory_size, uint64_t secret)
 {
 	CHECK(L3, !c->ring, "a connection has one ring, new for it");
-	int error = check_ring_size(ring_size);
+	int error = provider_check_ring(ring_size);
 	if (error)
 		return error;
 	/* The primary will insist on it, too. */
@@ -294,7 +285,7 @@ close_ring:
 static int attach_shm(struct connection *c, size_t ring_size, size_t memory_size, uint64_t secret)
 {
 	CHECK(L3, !c->ring, "a connection has one ring, new for it");
-	int error = check_ring_size(ring_size);
+	int error = provider_check_ring(ring_size);
 	if (error)
 		return error;
 	struct exposed exposed;

@@ -18,6 +18,7 @@
  * before may still arrive: such an ack tells of entries that the backup has and will apply.
  */
 #include "base/check.h"
+#include "base/thread.h"
 #include "transport/host_port.h"
 #include "transport/memfd.h"
 #include "transport/tcp_receiver.h"
@@ -25,7 +26,6 @@
 #include "transport/tcp_socket.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,7 +103,6 @@ static void *serve(void *argument)
 {
 	struct connection *c = argument;
 	int error;
-	pthread_setname_np(pthread_self(), "tcp");
 	do {
 		struct epoll_event event = {0};
 		uint32_t kinds;
@@ -118,19 +117,6 @@ static void *serve(void *argument)
 	} while (error == -EAGAIN);
 	cut(c, fail_message());
 	return NULL;
-}
-
-/* The thread leaves all signals to the others. */
-static int start_thread(struct connection *c)
-{
-	sigset_t all, before;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int error = pthread_create(&c->thread, NULL, serve, c);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return error ? fail(error, "cannot start the thread of tcp:%s: %s", c->name,
-			       strerror(error))
-		     : 0;
 }
 
 /* ---- Meeting ---- */
@@ -183,7 +169,7 @@ static int make_connection(int fd, const char *where, bool is_standby, struct co
 	error = tcp_receiver_open(&c->in, fd, is_standby);
 	if (error)
 		goto destroy_sender;
-	error = start_thread(c);
+	error = thread_start(&c->thread, "tcp", serve, c);
 	if (error)
 		goto destroy_receiver;
 	*out = c;
@@ -312,15 +298,6 @@ static int await(struct connection *c, bool (*is_so)(const struct tcp_receiver *
 	return error ? closed(c) : 0;
 }
 
-static int check_ring_size(size_t ring_size)
-{
-	if (ring_size < LOG_RING_MIN || (ring_size & (ring_size - 1)) != 0)
-		return fail(EINVAL,
-			"a log ring of %zu bytes: it must be a power of two, %u at least",
-			ring_size, LOG_RING_MIN);
-	return 0;
-}
-
 /* What is mapped is the connection's, and goes with it. */
 static int map_ring(struct connection *c, size_t ring_size)
 {
@@ -345,7 +322,7 @@ static int expose_tcp(
 {
 	(void)secret; /* the check words are made where the acks arrive */
 	CHECK(L3, c->is_standby && !c->ring, "a connection has one ring, new for it");
-	int error = check_ring_size(ring_size);
+	int error = provider_check_ring(ring_size);
 	if (!error)
 		error = memfd_check(memory, memory_size, "guest memory");
 	if (!error)
@@ -369,7 +346,7 @@ static int expose_tcp(
 static int attach_tcp(struct connection *c, size_t ring_size, size_t memory_size, uint64_t secret)
 {
 	CHECK(L3, !c->is_standby && !c->in.acks, "a connection has one ring, new for it");
-	int error = check_ring_size(ring_size);
+	int error = provider_check_ring(ring_size);
 	if (!error)
 		error = await(c, is_exposed, SETUP_MS, "offer its memory");
 	if (error)

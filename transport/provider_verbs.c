@@ -84,11 +84,7 @@ static int expect(struct connection *c, enum message type, void *message, size_t
 static int check_ring_size(const struct connection *c, size_t ring_size)
 {
 	CHECK(L3, c->ring_size == 0, "a connection has one ring, new for it");
-	if (ring_size < LOG_RING_MIN || (ring_size & (ring_size - 1)) != 0)
-		return fail(EINVAL,
-			"a log ring of %zu bytes: it must be a power of two, %u at least",
-			ring_size, LOG_RING_MIN);
-	return 0;
+	return provider_check_ring(ring_size);
 }
 
 static int make_ring(struct connection *c, size_t ring_size)

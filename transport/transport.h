@@ -148,6 +148,9 @@ struct provider {
  * what the rest may be. */
 int provider_find(const char *address, const struct provider **out, const char **where) MUST_CHECK;
 
+/* For providers: -EINVAL says what a ring's size may be. */
+int provider_check_ring(size_t ring_size) MUST_CHECK;
+
 /* The providers there are; provider.c lists them. */
 extern const struct provider provider_shm;
 extern const struct provider provider_verbs;
