@@ -34,10 +34,10 @@ cd "${0%/*}/../.." || exit
 CHAIN_KILLS=50
 # How many rounds of each kind, and how many kills they make at least.
 declare -A ROUNDS=(
-	[shm]="hand release clone chain chain chain chain chain chain chain" [tcp]="hand release clone chain chain"
+	[shm]="hand release clone chain chain chain chain chain chain" [tcp]="hand release clone chain chain"
 )
-declare -A LEAST=([shm]=380 [tcp]=120)
-AT_ONCE=2 # rounds; each of them waits most of the time
+declare -A LEAST=([shm]=350 [tcp]=150)
+AT_ONCE=3 # rounds; each of them waits most of the time
 BACKUP_POINTS=(receive.checked ack.before ack.after apply.before apply.after)
 LOG_POINTS=(log.copied log.appended log.settled log.ended)
 PRIMARY_POINTS=(append.before append.after flush.before flush.after clone.after)
