@@ -8,7 +8,8 @@
  *     and guest memory     ◀─ address, key ────  registers the ack block
  *   guest memory           ◀═══ bulk link ════   copies of pages
  *   ring                   ◀═══ log link ═════   chains of gathered writes (verbs_log)
- *   16 bytes and a sound    ═══ log link ════▶   ack block
+ *   16 bytes                ═══ log link ════▶   ack block
+ *   either, if it sleeps   ◀═══ sounds ══════▶   the other one (verbs_sound)
  *
  * Keys are given out only here, which the engine calls when it knows the peer, and cover exactly
  * the ring, the counters of the ack block, and the guest's memory. They end with withdraw_memory

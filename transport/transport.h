@@ -24,6 +24,8 @@
  *          recording_format  a recording's bytes that are not entries
  *          channel     messages and descriptors over a Unix socket
  *          tcp_wire    the frames of provider_tcp.c; tcp_sender, tcp_receiver and tcp_socket carry them
+ *          verbs_*     the parts of provider_verbs.c, each built on those before it: device, link, queue,
+ *                      sound, log and messages, connection, meeting (listener and connect)
  *
  * Threads: a connection has, on each side, one control thread (set-up, messages, bulk writes, close)
  * and one log thread (on the primary the vCPU thread, which writes the log; on the standby the

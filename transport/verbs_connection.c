@@ -14,19 +14,17 @@
 /* Receives for arrivals that ring. So many may come while the thread does not run. */
 #define BELLS 1024u
 
-/* The thread asks to be woken by arrivals until so many in a row have found nobody asleep: then the
- * bell's users spin, and would pay for wake-ups of a thread that has nothing to tell them. From
- * then on it looks by itself this often, at receives to repost and at whether somebody sleeps
- * again. */
-#define UNHEARD 32u
+/* While sounds are off the thread looks whether somebody sleeps again: soon at first, and less and less
+ * often at those who seem to spin for good. */
 #define LOOK_MS 1
+#define LOOK_MAX_MS 16
 
 static const struct verbs_link_size sizes[VERBS_LINKS] = {
 	[VERBS_BULK] = {.sends = VERBS_BULK_SENDS, .receives = VERBS_RECEIVES, .gather = 1},
 	[VERBS_LOG] = {.sends = VERBS_QUEUE_DEPTH,
 		.receives = BELLS,
 		.gather = VERBS_GATHER,
-		.inline_bytes = VERBS_ACK_BYTES},
+		.inline_bytes = VERBS_INLINE},
 };
 
 /* ---- Making ---- */
@@ -47,7 +45,9 @@ int verbs_connection_make(struct connection **out, const char *where, bool is_st
 	pthread_mutex_init(&c->keys, NULL);
 	for (unsigned i = 0; i < VERBS_LINKS; i++)
 		verbs_queue_open(&c->queues[i], &c->links[i], &c->fate);
+	verbs_sound_open(&c->sound, &c->queues[VERBS_LOG]);
 	c->log.queue = &c->queues[VERBS_LOG];
+	c->log.sound = &c->sound;
 	*out = c;
 	return 0;
 }
@@ -97,7 +97,7 @@ int verbs_connection_add(struct connection *c, enum verbs_which which, struct rd
 	id->context = c;
 	if (which == VERBS_BULK)
 		return verbs_messages_open(&c->messages, &c->queues[VERBS_BULK], c->pd);
-	error = verbs_acks_open(&c->acks_out, &c->queues[VERBS_LOG], c->pd);
+	error = verbs_acks_open(&c->acks_out, &c->queues[VERBS_LOG], &c->sound, c->pd);
 	return error ? error : verbs_link_post_bells(link, link->receives);
 }
 
@@ -216,7 +216,7 @@ static void take_events(struct connection *c)
 	}
 }
 
-/* Takes in arrivals that ring, and makes room for as many more. */
+/* Takes in sounds, and makes room for as many more. Returns whether one was a ring. */
 static bool take_bells(struct connection *c)
 {
 	struct ibv_wc done[64];
@@ -230,14 +230,12 @@ static bool take_bells(struct connection *c)
 				end(c, verbs_link_status(done[i].status));
 				return any;
 			}
+			any |= verbs_sound_take(&c->sound, &done[i]);
 		}
 		if (n < 0)
 			end(c, "its completion queue cannot be read");
-		if (n > 0) {
-			any = true;
-			if (verbs_link_post_bells(link, (unsigned)n) < 0)
-				end(c, fail_message());
-		}
+		if (n > 0 && verbs_link_post_bells(link, (unsigned)n) < 0)
+			end(c, fail_message());
 	} while (n == 64);
 	return any;
 }
@@ -263,7 +261,7 @@ static void ring_for_arrivals(struct connection *c)
 	bool bells = take_bells(c), written = take_written(c);
 	if (!bells && !written)
 		return;
-	c->unheard = somebody_sleeps(c) ? 0 : c->unheard < UNHEARD ? c->unheard + 1 : UNHEARD;
+	verbs_sound_rang(&c->sound, somebody_sleeps(c));
 	bell_ring(&c->bell);
 }
 
@@ -278,14 +276,11 @@ static int prepare_to_wait(struct connection *c)
 {
 	if (verbs_fate_is_over(&c->fate))
 		return -1;
-	if (somebody_sleeps(c))
-		c->unheard = 0;
-	if (c->unheard == UNHEARD)
-		return LOOK_MS;
+	bool was_off = c->sound.is_off;
 	if (!c->is_armed) {
 		c->is_armed = true;
 		arm(c, c->links[VERBS_LOG].recv_cq);
-		if (atomic_load_explicit(&c->is_placed, memory_order_relaxed)) {
+		if (!was_off && atomic_load_explicit(&c->is_placed, memory_order_relaxed)) {
 			pthread_mutex_lock(&c->queues[VERBS_LOG].lock);
 			verbs_queue_arm(&c->queues[VERBS_LOG]);
 			pthread_mutex_unlock(&c->queues[VERBS_LOG].lock);
@@ -293,7 +288,17 @@ static int prepare_to_wait(struct connection *c)
 		/* What came before makes no event any more. */
 		ring_for_arrivals(c);
 	}
-	return -1;
+	bool again = verbs_sound_settle(&c->sound, somebody_sleeps(c));
+	if (was_off && !c->sound.is_off) {
+		/* Finished writes are to be heard again, too. */
+		c->is_armed = false;
+		return 0;
+	}
+	if (!was_off)
+		c->look_ms = LOOK_MS;
+	else if (c->look_ms < LOOK_MAX_MS)
+		c->look_ms *= 2;
+	return again ? c->look_ms : -1;
 }
 
 static void take_completion_events(struct connection *c)

@@ -31,6 +31,7 @@ struct connection {
 	struct ibv_comp_channel *completions;
 	struct verbs_link links[VERBS_LINKS];
 	struct verbs_queue queues[VERBS_LINKS];
+	struct verbs_sound sound; /* on the log's link */
 	struct verbs_log log;
 	struct verbs_acks acks_out;
 	struct verbs_messages messages;
@@ -46,7 +47,7 @@ struct connection {
 	bool has_thread;
 	_Atomic bool stopping;
 	bool is_armed;         /* the thread's: an arrival will wake it */
-	unsigned unheard;      /* the thread's: rings in a row that found nobody asleep */
+	int look_ms;           /* the thread's: how long to wait before it looks again */
 	uint64_t written_seen; /* the thread's */
 
 	pthread_mutex_t cutting;

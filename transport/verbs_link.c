@@ -82,8 +82,10 @@ static int make_queue_pair(
 		link->inline_bytes = attributes.cap.max_inline_data;
 		return 0;
 	}
+	/* Less will do, and none. */
 	if (inline_bytes > 0)
-		return make_queue_pair(link, pd, 0, where);
+		return make_queue_pair(
+			link, pd, inline_bytes / 4 < 16 ? 0 : inline_bytes / 4, where);
 	return verbs_device_refused(where, "make a queue pair for", errno);
 }
 

@@ -9,28 +9,6 @@
 /* The most one request carries: completions come in fair steps, and every device allows it. */
 #define REQUEST_MAX (1u << 20)
 
-/* ---- Arrivals that can be heard ---- */
-
-/* How many slots a request takes together with the sound it makes. */
-static unsigned sound_slots(const struct verbs_queue *queue)
-{
-	return queue->link->is_iwarp ? 1 : 0;
-}
-
-/* Lets the last of `count` requests be heard; there is one more behind it. Returns the new count.
- */
-static unsigned add_sound(
-	const struct verbs_queue *queue, struct ibv_send_wr *requests, unsigned count)
-{
-	if (!queue->link->is_iwarp) {
-		requests[count - 1].opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
-		return count;
-	}
-	requests[count] =
-		(struct ibv_send_wr){.wr_id = requests[count - 1].wr_id, .opcode = IBV_WR_SEND};
-	return count + 1;
-}
-
 /* ---- The log ---- */
 
 int verbs_log_source(struct verbs_log *log, struct ibv_pd *pd, void *base, size_t size)
@@ -118,6 +96,8 @@ static void make_request(struct verbs_log *log, unsigned index)
 		.wr_id = begin + bytes,
 		.sg_list = gather,
 		.num_sge = count,
+		/* What is small travels inside its request: the device has nothing to fetch. */
+		.send_flags = bytes <= log->queue->link->inline_bytes ? IBV_SEND_INLINE : 0,
 		.opcode = IBV_WR_RDMA_WRITE,
 		.wr.rdma = {.remote_addr = log->ring + offset, .rkey = log->ring_key},
 	};
@@ -126,12 +106,13 @@ static void make_request(struct verbs_log *log, unsigned index)
 /* Posts one chain, if there is room for any. */
 static int post_chain(struct verbs_log *log)
 {
-	unsigned room = verbs_queue_room(log->queue), slots = sound_slots(log->queue), count = 0;
+	unsigned room = verbs_queue_room(log->queue), slots = verbs_sound_slots(log->sound);
+	unsigned count = 0;
 	while (log->count > 0 && count + slots < room)
 		make_request(log, count++);
 	if (count == 0)
 		return 0;
-	count = add_sound(log->queue, log->requests, count);
+	count = verbs_sound_add(log->sound, log->requests, count);
 	return verbs_queue_post(log->queue, log->requests, count, true);
 }
 
@@ -211,9 +192,11 @@ static size_t sources_size(const struct verbs_acks *acks)
 	return acks->queue->link->sends * sizeof *acks->sources;
 }
 
-int verbs_acks_open(struct verbs_acks *acks, struct verbs_queue *queue, struct ibv_pd *pd)
+int verbs_acks_open(struct verbs_acks *acks, struct verbs_queue *queue,
+	const struct verbs_sound *sound, struct ibv_pd *pd)
 {
 	acks->queue = queue;
+	acks->sound = sound;
 	if (queue->link->inline_bytes >= VERBS_ACK_BYTES)
 		return 0;
 	void *at = mmap(NULL, sources_size(acks), PROT_READ | PROT_WRITE,
@@ -255,7 +238,8 @@ static int post_ack(struct verbs_acks *acks, enum ack_counter counter)
 			.rkey = acks->block_key},
 		.opcode = IBV_WR_RDMA_WRITE,
 	}};
-	return verbs_queue_post(acks->queue, requests, add_sound(acks->queue, requests, 1), false);
+	return verbs_queue_post(
+		acks->queue, requests, verbs_sound_add(acks->sound, requests, 1), false);
 }
 
 /* With the queue's lock held: posts the newest value of each counter that has one. */
@@ -266,7 +250,7 @@ static int post_acks(struct verbs_acks *acks)
 	for (unsigned i = 0; i < ACK_COUNTERS; i++) {
 		if (!acks->waiting[i])
 			continue;
-		if (verbs_queue_room(acks->queue) <= sound_slots(acks->queue)) {
+		if (verbs_queue_room(acks->queue) <= verbs_sound_slots(acks->sound)) {
 			if (!waits) {
 				verbs_queue_arm(acks->queue);
 				verbs_queue_reap(acks->queue);

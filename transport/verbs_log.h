@@ -2,10 +2,8 @@
  * What travels over the log's link: on the primary the log, as chains of gathered writes into the
  * ring of the standby; on the standby the acks, as small writes into the ack block of the primary.
  *
- * Every chain of log writes and every ack ends with an arrival that the target's connection thread
- * can be woken by, since a plain RDMA write makes no sound there: a write with immediate data, for
- * iWARP, which has none, an empty message behind it. On the wire that is 4 bytes more; at the
- * target it takes a receive without a buffer, and costs a wake-up only while somebody sleeps.
+ * Every chain of log writes and every ack ends with a sound if somebody over there sleeps
+ * (verbs_sound).
  *
  * When the queue has no room the rest waits here, and leaves as completions free slots: neither
  * side ever waits for the other within a call.
@@ -13,7 +11,7 @@
 #pragma once
 
 #include "transport/ack.h"
-#include "transport/verbs_queue.h"
+#include "transport/verbs_sound.h"
 
 #include <sys/uio.h>
 
@@ -22,6 +20,8 @@
 /* Pieces that may wait for room. Neighbours count as one, as all flushes of a staging ring are. */
 #define VERBS_PIECES 4096u
 #define VERBS_ACK_BYTES 16u
+/* What is asked for: a few small entries, or an ack. */
+#define VERBS_INLINE 256u
 
 struct verbs_source {
 	const uint8_t *base;
@@ -38,6 +38,7 @@ struct verbs_piece {
 
 struct verbs_log {
 	struct verbs_queue *queue;
+	const struct verbs_sound *sound;
 	uint64_t ring; /* of the standby: address, key, size */
 	uint32_t ring_key;
 	size_t ring_size;
@@ -67,6 +68,7 @@ _Static_assert(sizeof(struct verbs_ack) == VERBS_ACK_BYTES, "what a counter is o
 
 struct verbs_acks {
 	struct verbs_queue *queue;
+	const struct verbs_sound *sound;
 	uint64_t block; /* the primary's ack block: address, key */
 	uint32_t block_key;
 	uint64_t secret;
@@ -78,8 +80,8 @@ struct verbs_acks {
 	struct ibv_mr *sources_mr;
 };
 
-int verbs_acks_open(
-	struct verbs_acks *acks, struct verbs_queue *queue, struct ibv_pd *pd) MUST_CHECK;
+int verbs_acks_open(struct verbs_acks *acks, struct verbs_queue *queue,
+	const struct verbs_sound *sound, struct ibv_pd *pd) MUST_CHECK;
 int verbs_acks_write(struct verbs_acks *acks, enum ack_counter counter, uint64_t value) MUST_CHECK;
 void verbs_acks_resume(struct verbs_acks *acks);
 void verbs_acks_close(struct verbs_acks *acks);

@@ -36,6 +36,12 @@ static inline unsigned verbs_queue_room(const struct verbs_queue *queue)
 	return queue->link->sends - (unsigned)(queue->posted - queue->retired);
 }
 
+/* The tag of the newest request, for one that has none of its own. */
+static inline uint64_t verbs_queue_newest(const struct verbs_queue *queue)
+{
+	return queue->posted ? queue->tags[(queue->posted - 1) % VERBS_QUEUE_DEPTH] : 0;
+}
+
 /* Posts requests as one chain; there must be room. Each brings its tag as wr_id. -ECONNRESET. */
 int verbs_queue_post(struct verbs_queue *queue, struct ibv_send_wr *requests, unsigned count,
 	bool signal_last) MUST_CHECK;

@@ -138,6 +138,7 @@ static struct {
 	unsigned calls[FAKE_CALLS];
 	unsigned requests, signalled, longest_chain, longest_gather, notifications;
 	unsigned overruns, changed, held_back; /* slots overwritten, sources changed, RNR */
+	unsigned heard;                        /* requests that took a receive */
 	size_t registered;
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .acked = PTHREAD_COND_INITIALIZER};
 
@@ -158,7 +159,7 @@ static inline void fake_reset(void)
 	memset(fake.calls, 0, sizeof fake.calls);
 	fake.fail_request = IBV_WC_SUCCESS;
 	fake.requests = fake.signalled = fake.longest_chain = fake.longest_gather = 0;
-	fake.notifications = fake.overruns = fake.changed = fake.held_back = 0;
+	fake.notifications = fake.overruns = fake.changed = fake.held_back = fake.heard = 0;
 	fake_device.transport_type = IBV_TRANSPORT_IB;
 	pthread_mutex_unlock(&fake.lock);
 }
@@ -1045,7 +1046,13 @@ static inline bool fake_step(struct fake_qp *qp)
 		unsigned index = peer->first_receive;
 		struct ibv_wc wc = {.wr_id = peer->receives[index].wr_id,
 			.byte_len = (uint32_t)request->length};
-		if (request->wr.opcode == IBV_WR_SEND && request->length > 0) {
+		if (request->wr.opcode == IBV_WR_RDMA_WRITE_WITH_IMM ||
+			request->wr.opcode == IBV_WR_SEND_WITH_IMM) {
+			wc.wc_flags = IBV_WC_WITH_IMM;
+			wc.imm_data = request->wr.imm_data;
+		}
+		fake.heard++;
+		if (!fake_is_write(request) && request->length > 0) {
 			uint8_t *bytes = fake_new(request->length);
 			if (peer->receive_gather[index].length < request->length)
 				abort();

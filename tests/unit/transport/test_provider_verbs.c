@@ -174,6 +174,32 @@ static void no_byte_of_the_log_is_copied_on_its_way(void **state)
 	pair_close(&pair);
 }
 
+static void what_is_small_travels_inside_its_request(void **state)
+{
+	(void)state;
+	struct pair pair;
+	static const unsigned limits[] = {512, 256, 255, 100, 16, 15, 0};
+	for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+		fake.max_inline = limits[i];
+		pair_open(&pair);
+		unsigned most = log_link(pair.primary)->inline_bytes;
+		assert_int_equal(most, limits[i] < 16 ? 0 : limits[i]);
+		fake_pause(true);
+		assert_int_equal(write_source(&pair, 0, 8, most), 0);
+		assert_int_equal(write_source(&pair, most, most + 8, most + 1), 0);
+		const struct fake_request *request =
+			((const struct fake_qp *)log_link(pair.primary)->id->qp)->sends;
+		if (most > 0) {
+			assert_non_null(request->inline_data);
+			request = request->next;
+		}
+		assert_null(request->inline_data);
+		fake_pause(false);
+		assert_memory_equal(verbs->ring(pair.standby), source + 8, 2 * most + 1);
+		pair_close(&pair);
+	}
+}
+
 static void memory_that_was_not_registered_is_not_read(void **state)
 {
 	(void)state;
@@ -431,27 +457,70 @@ static void who_sleeps_is_woken_by_log_and_by_acks(void **state)
 	}
 }
 
-static void while_nobody_sleeps_arrivals_wake_no_thread(void **state)
+static void while_nobody_sleeps_writes_are_silent(void **state)
 {
 	(void)state;
 	struct pair pair;
-	uint64_t lsn = 0;
 	pthread_t thread;
 	pair_open(&pair);
-	for (; lsn < 2000 * 64; lsn += 64) {
+	uint64_t lsn = fall_silent(&pair);
+	unsigned heard = fake.heard, notifications = fake.notifications;
+	for (unsigned i = 0; i < 4000; i++, lsn += 64) {
 		assert_int_equal(write_source(&pair, lsn, 0, 64), 0);
-		assert_true(eventually(verbs->written(pair.primary) == lsn + 64));
+		assert_int_equal(verbs->write_ack(pair.standby, ACK_RECEIVED, lsn), 0);
 	}
-	unsigned notifications = fake.notifications;
-	for (; lsn < 6000 * 64; lsn += 64)
-		assert_int_equal(write_source(&pair, lsn, 0, 64), 0);
-	assert_in_range(fake.notifications - notifications, 0, 100);
-	/* The receives are posted again all the same, and who falls asleep then is woken. */
-	assert_true(eventually(verbs->written(pair.primary) == lsn));
+	assert_int_equal(fake.heard, heard);
+	assert_int_equal(fake.notifications, notifications);
+	/* Who falls asleep then is woken all the same, on either side. */
 	uint64_t began = now_ns();
 	start_sleeper(verbs->bell(pair.standby), &thread);
 	assert_int_equal(write_source(&pair, lsn, 0, 64), 0);
 	join_soon(thread, began);
+	start_sleeper(verbs->bell(pair.primary), &thread);
+	assert_int_equal(verbs->write_ack(pair.standby, ACK_RECEIVED, lsn), 0);
+	join_soon(thread, began);
+	pair_close(&pair);
+}
+
+static void what_was_silent_when_somebody_fell_asleep_is_heard_afterwards(void **state)
+{
+	(void)state;
+	for (unsigned way = 0; way < 2; way++) {
+		struct pair pair;
+		pthread_t thread;
+		pair_open(&pair);
+		uint64_t lsn = fall_silent(&pair), began = now_ns();
+		/* It is posted without a sound, and arrives when the reader sleeps. */
+		fake_pause(true);
+		if (way == 0)
+			assert_int_equal(write_source(&pair, lsn, 0, 64), 0);
+		else
+			assert_int_equal(verbs->write_ack(pair.standby, ACK_RECEIVED, lsn), 0);
+		start_sleeper(verbs->bell(way ? pair.primary : pair.standby), &thread);
+		fake_pause(false);
+		join_soon(thread, began);
+		pair_close(&pair);
+	}
+}
+
+static void a_word_about_sounds_waits_for_a_slot(void **state)
+{
+	(void)state;
+	struct pair pair;
+	pthread_t thread;
+	pair_open(&pair);
+	uint64_t lsn = fall_silent(&pair), began = now_ns();
+	/* All slots are taken, on both sides, when somebody falls asleep. */
+	fake_pause(true);
+	for (unsigned i = 0; i < 300; i++, lsn += 64) {
+		assert_int_equal(write_source(&pair, lsn, 0, 64), 0);
+		assert_int_equal(verbs->write_ack(pair.standby, ACK_RECEIVED, lsn), 0);
+	}
+	start_sleeper(verbs->bell(pair.standby), &thread);
+	usleep(50000);
+	fake_pause(false);
+	join_soon(thread, began);
+	assert_true(eventually(verbs->written(pair.primary) == lsn));
 	pair_close(&pair);
 }
 
@@ -550,6 +619,7 @@ int main(void)
 		TEST(a_flush_is_one_chain_split_at_the_gather_limit_and_the_rings_end),
 		TEST(a_device_that_gathers_less_gets_smaller_requests),
 		TEST(no_byte_of_the_log_is_copied_on_its_way),
+		TEST(what_is_small_travels_inside_its_request),
 		TEST(memory_that_was_not_registered_is_not_read),
 		TEST(slots_are_counted_and_what_finds_none_waits),
 		TEST(a_long_chain_asks_for_completions_every_quarter),
@@ -560,7 +630,9 @@ int main(void)
 		TEST(without_inline_data_acks_have_sources_that_do_not_change),
 		TEST(of_acks_that_wait_the_newest_arrive),
 		TEST(who_sleeps_is_woken_by_log_and_by_acks),
-		TEST(while_nobody_sleeps_arrivals_wake_no_thread),
+		TEST(while_nobody_sleeps_writes_are_silent),
+		TEST(what_was_silent_when_somebody_fell_asleep_is_heard_afterwards),
+		TEST(a_word_about_sounds_waits_for_a_slot),
 		TEST(what_has_no_receive_waits_and_nothing_is_lost),
 		TEST(placed_rings_when_a_write_is_finished),
 		TEST(placed_is_refused_over_iwarp),

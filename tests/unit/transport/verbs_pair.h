@@ -96,6 +96,20 @@ static inline int write_source(struct pair *pair, uint64_t lsn, size_t offset, s
 	return verbs->write_log(pair->primary, lsn, &piece, 1);
 }
 
+/* Writes until nobody is heard any more, since nobody sleeps. Returns the next LSN. */
+static inline uint64_t fall_silent(struct pair *pair)
+{
+	uint64_t lsn = 0;
+	for (; pair->primary->sound.is_wanted || pair->standby->sound.is_wanted; lsn += 64) {
+		assert_true(lsn < 1000000 * 64);
+		assert_int_equal(write_source(pair, lsn, 0, 64), 0);
+		assert_int_equal(verbs->write_ack(pair->standby, ACK_RECEIVED, lsn), 0);
+		usleep(10);
+	}
+	assert_true(eventually(verbs->written(pair->primary) == lsn));
+	return lsn;
+}
+
 /* Set-up and tear-down: no test leaves a descriptor, an object of the device or pinned memory
  * behind. */
 static inline int begin_test(void **state)
