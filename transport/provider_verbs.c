@@ -296,7 +296,8 @@ static void close_verbs(struct connection *c)
 
 static int check_verbs(const char *where)
 {
-	return host_port_check(provider_verbs.scheme, where);
+	int error = host_port_check(provider_verbs.scheme, where);
+	return error ? error : verbs_device_check(where);
 }
 
 const struct provider provider_verbs = {

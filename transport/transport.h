@@ -62,7 +62,8 @@ struct connection;
 struct provider {
 	const char *scheme; /* "shm" for addresses of the form shm:NAME */
 	bool is_local; /* both ends are on one machine, whose users need not prove who they are */
-	/* Whether `where` can be an address at all, without a look at the network; -EINVAL says why not. */
+	/* Whether `where` can be an address at all, without a look at the network; -EINVAL says why not.
+	 * -ENODEV: this host has no device that could lead there. */
 	int (*check)(const char *where);
 
 	/* Standby: waits for primaries. -EADDRINUSE when somebody else does already. */
@@ -147,7 +148,7 @@ struct provider {
 };
 
 /* Finds the provider of "scheme:rest" and sets `where` to the rest; -EINVAL names the known ones, or says
- * what the rest may be. */
+ * what the rest may be, and -ENODEV what this host lacks. */
 int provider_find(const char *address, const struct provider **out, const char **where) MUST_CHECK;
 
 /* For providers: -EINVAL says what a ring's size may be. */

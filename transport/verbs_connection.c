@@ -318,6 +318,9 @@ static void take_completion_events(struct connection *c)
 		else
 			c->is_armed = false;
 	}
+	/* Otherwise poll would find it readable for ever. */
+	if (errno != EAGAIN && errno != EINTR)
+		end(c, "its RDMA device is gone");
 }
 
 /* Everything that may have happened, once. True: the connection is over and cut. */

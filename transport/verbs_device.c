@@ -71,6 +71,15 @@ int verbs_device_refused(const char *where, const char *what, int error)
 		devices);
 }
 
+int verbs_device_check(const char *where)
+{
+	int count = 0;
+	struct ibv_device **devices = ibv_get_device_list(&count);
+	if (devices)
+		ibv_free_device_list(devices);
+	return count > 0 ? 0 : verbs_device_refused(where, "use", ENODEV);
+}
+
 /* ---- Memory ---- */
 
 static _Atomic size_t pinned; /* by this process, through us */

@@ -16,6 +16,9 @@
 /* HOST:PORT, or [HOST]:PORT for IPv6. Asks the resolver, which may take its time. */
 int verbs_device_address(const char *where, bool passive, struct sockaddr_storage *out) MUST_CHECK;
 
+/* -ENODEV, as below, when this host has no RDMA device at all. */
+int verbs_device_check(const char *where) MUST_CHECK;
+
 /* What it means that librdmacm refused to do `what` for `where` with `error`: a message that names
  * what was looked for and what there is. Returns -error. */
 int verbs_device_refused(const char *where, const char *what, int error) MUST_CHECK;

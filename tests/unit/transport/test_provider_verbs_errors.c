@@ -51,9 +51,14 @@ static void impossible_addresses_are_refused(void **state)
 static void a_host_without_rdma_is_told_what_to_do(void **state)
 {
 	(void)state;
+	assert_int_equal(verbs->check(PLACE), 0);
 	fake.devices = 0;
-	for (int i = 0; i < 2; i++) {
-		assert_int_equal(i ? listen_on(PLACE) : connect_to(PLACE), -ENODEV);
+	assert_int_equal(verbs->check("nonsense"), -EINVAL);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(i == 0   ? verbs->check(PLACE)
+				 : i == 1 ? listen_on(PLACE)
+					  : connect_to(PLACE),
+			-ENODEV);
 		assert_true(says("/dev/infiniband/rdma_cm"));
 		assert_true(says("devices (none)"));
 		assert_true(says("rdma link add"));
