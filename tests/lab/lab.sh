@@ -82,7 +82,7 @@ boot_host()
 		-name "doppel-lab-$me" -no-user-config -nodefaults -display none -no-reboot \
 		-accel tcg,thread=multi -cpu max,+svm,+npt,-erms,-fsrm -M q35 -smp 2 -m "${LAB_MEMORY:-1G}" \
 		-kernel "$LAB/machines/image.kernel" -initrd "$LAB/machines/image.initrd" \
-		-append "rdinit=/init console=ttyS0 loglevel=4 clocksource=tsc tsc=reliable panic=-1 mitigations=off nowatchdog lab_me=$me lab_mtu=${LAB_MTU:-9000}" \
+		-append "rdinit=/init console=ttyS0 loglevel=4 maxcpus=1 clocksource=tsc tsc=reliable panic=-1 mitigations=off nowatchdog lab_me=$me lab_mtu=${LAB_MTU:-9000}" \
 		-serial "file:$dir/console" \
 		-device virtio-serial-pci \
 		-chardev "pipe,id=port,path=$dir/port" -device virtserialport,chardev=port,nr=1,name=commands \
