@@ -80,8 +80,14 @@ static const struct {
 			"the guest's serial console: this terminal, or a socket to connect to", 0}},
 	{RUN, {"record", KEY_RECORD, "FILE", 0, "write a recording that `doppel replay` verifies",
 		      0}},
-	{STANDBY, {"listen", KEY_LISTEN, "ADDR", 0, "where to wait for a primary: shm:NAME", 0}},
-	{PRIMARY, {"standby", KEY_STANDBY, "ADDR", 0, "where a standby waits: shm:NAME", 0}},
+	{STANDBY, {"listen", KEY_LISTEN, "ADDR", 0,
+			  "where to wait for a primary: rdma:HOST:PORT, tcp:HOST:PORT, or "
+			  "shm:NAME on one machine",
+			  0}},
+	{PRIMARY, {"standby", KEY_STANDBY, "ADDR", 0,
+			  "where a standby waits: rdma:HOST:PORT, tcp:HOST:PORT, or shm:NAME "
+			  "on one machine",
+			  0}},
 	{STANDBY, {"standby", KEY_STANDBY, "ADDR", 0,
 			  "where to look for a standby after having gone live", 0}},
 	{PRIMARY | STANDBY,
@@ -256,7 +262,9 @@ static int take(struct config *config, int key, char *value)
 		if (config->log_size < (4u << 20) || config->log_size > (1ull << 40) ||
 			config->log_size % 4096 != 0)
 			return fail(EINVAL,
-				"--log-size %s: give a size from 4M to 1024G, such as 1G", value);
+				"--log-size %s: give a size from 4M to 1024G in steps of 4K, such "
+				"as 1G",
+				value);
 		config->log_described = true;
 		break;
 	case KEY_LOG_KEEP:

@@ -82,6 +82,11 @@ for command in run primary standby replay dump status stop; do
 	bad "$command: one argument too many" $USAGE ': one argument too many' "$DOPPEL" $command two three four
 	check "$command: --help succeeds" "$DOPPEL" $command --help
 done
+for command in primary standby; do
+	for address in rdma:HOST:PORT tcp:HOST:PORT shm:NAME; do
+		check "$command: --help tells of $address" grep -q "$address" <("$DOPPEL" $command --help)
+	done
+done
 bad "run without a kernel" $USAGE '--kernel' "$DOPPEL" run
 bad "run with an option of another command" $USAGE '--arbiter: no such option' "${run[@]}" "${arbiter[@]}"
 bad "an option without its value" $USAGE '--kernel: its value is missing' "$DOPPEL" run --kernel
