@@ -178,10 +178,11 @@ void session_forgo_durable(struct session *session, struct host *host)
 {
 	if (session->commit != COMMIT_DURABLE)
 		return;
-	session->commit = COMMIT_RECEIVED;
 	const struct commit commit = {
 		.session = session->id, .reached = received_instead, .context = session};
 	host_set_commit(host, &commit, session->provider->bell(session->connection));
+	/* The dataplane thread reads it no more. */
+	session->commit = COMMIT_RECEIVED;
 	say("the backup's durable log is lost: outputs wait until they are received, and no longer "
 	    "until "
 	    "they are durable");
