@@ -143,6 +143,9 @@ struct log_writer *live_end_log(struct machine *m)
 	m->live->session = SESSION_ALONE;
 	m->live->broken = false;
 	m->live->acks_ring = false;
+	/* Their LSNs mean nothing in the next log, which would keep them until it is as long. What may
+	 * still be read of them behind the fence is placed nowhere, or is not whole (L2). */
+	free_frames(m->live);
 	return log;
 }
 

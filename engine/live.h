@@ -44,7 +44,7 @@ void live_set_time(struct live *live, uint64_t guest_ns, uint64_t host_ns);
 
 /* vCPU thread, paused: starts logging into `log` as `session`. */
 void live_begin_log(struct machine *m, struct log_writer *log, uint32_t session);
-/* vCPU thread, anywhere: logs no more. Returns the writer, which the caller owns again. */
+/* vCPU thread, anywhere, after the fence: logs no more. Returns the writer, which the caller owns again. */
 struct log_writer *live_end_log(struct machine *m);
 
 /* Any thread: asks for a MARK in the log soon, whether the guest exits or not. */

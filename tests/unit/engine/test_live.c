@@ -263,6 +263,33 @@ static void do_end_log(struct machine *m, void *argument)
 	assert_non_null(live_end_log(m));
 }
 
+static bool kept_before, kept_behind;
+
+static void do_end_log_with_frames(struct machine *m, void *argument)
+{
+	struct tiny *t = argument;
+	kept_before = frame_queue_keeps(&t->live.frames);
+	(void)live_end_log(m);
+	kept_behind = frame_queue_keeps(&t->live.frames);
+}
+
+/* The next log begins at LSN 0 again, perhaps before the guest's next exit. */
+static void no_frame_waits_for_a_log_that_has_ended(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *twin, *t = start_slowly(100 * ROUNDS, &twin);
+	while (atomic_load(&frames_sent) < 4)
+		usleep(100);
+	machine_call(&t->machine, MACHINE_ANYWHERE, do_end_log_with_frames, t);
+	machine_call(&t->machine, MACHINE_ANYWHERE, tiny_do_stop, NULL);
+	tiny_join(t);
+	assert_true(kept_before);
+	assert_false(kept_behind);
+	tiny_free(twin);
+	tiny_free(t);
+}
+
 static void do_decide(struct machine *m, void *argument)
 {
 	struct tiny *t = argument;
@@ -525,6 +552,7 @@ int main(void)
 		cmocka_unit_test(what_is_too_short_for_a_frame_is_thrown_away),
 		cmocka_unit_test(a_frame_is_sent_from_where_it_lies_and_kept_until_it_is_sent),
 		cmocka_unit_test(a_sink_without_room_is_asked_again_and_loses_nothing),
+		cmocka_unit_test(no_frame_waits_for_a_log_that_has_ended),
 		cmocka_unit_test(what_the_guest_sends_alone_leaves_at_once),
 		cmocka_unit_test(a_log_beside_another_or_without_a_session_breaks_O2),
 		cmocka_unit_test(an_output_of_a_session_without_an_entry_breaks_O1),
