@@ -181,7 +181,10 @@ void receiver_finish(struct receiver *receiver)
 {
 	enum log_verdict verdict;
 	receiver_stop(receiver);
-	while (take(receiver, &verdict))
+	while (take(receiver, &verdict)) {
+		if (receiver->log)
+			durable_thread_extend(receiver->log, receiver->reader.next);
 		replay_extend(receiver->machine, receiver->reader.next);
+	}
 	replay_end_log(receiver->machine);
 }

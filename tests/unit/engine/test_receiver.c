@@ -268,6 +268,22 @@ static void after_the_fence_all_that_is_whole_is_taken_and_nothing_behind_a_gap(
 	assert_false(w->receiver.running);
 }
 
+static void what_is_taken_after_the_fence_goes_into_the_durable_log_too(void **state)
+{
+	(void)state;
+	struct durable_thread log = {0};
+	w->receiver.log = &log;
+	assert_int_equal(receiver_start(&w->receiver), 0);
+	place_clock(w);
+	await(&log.received, w->lsn);
+	receiver_stop(&w->receiver);
+	for (unsigned i = 0; i < 100; i++)
+		place_clock(w);
+	receiver_finish(&w->receiver);
+	assert_int_equal(atomic_load(&w->replay.limit), w->lsn);
+	assert_int_equal(atomic_load(&log.received), w->lsn);
+}
+
 static _Atomic bool enough;
 
 /* A primary that lives, or was frozen and thawed, and does not know yet: it writes as long as its
@@ -325,6 +341,7 @@ int main(void)
 		WITH_WORLD(acks_freeze_as_soon_as_the_machine_has_diverged),
 		WITH_WORLD(acks_go_on_when_the_machine_has_ended_in_order),
 		WITH_WORLD(after_the_fence_all_that_is_whole_is_taken_and_nothing_behind_a_gap),
+		WITH_WORLD(what_is_taken_after_the_fence_goes_into_the_durable_log_too),
 		WITH_WORLD(a_primary_that_goes_on_writing_is_not_chased_for_ever),
 		cmocka_unit_test(applying_what_was_not_received_breaks_L3),
 	};
