@@ -1,8 +1,8 @@
 #include "engine/durable_thread.h"
 
-#include "base/check.h"
 #include "base/thread.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,9 +25,10 @@ static void publish(struct durable_thread *log, const struct durable *durable)
 static int write_entries(struct durable_thread *log, struct durable *durable, uint64_t to)
 {
 	uint64_t from = durable_next(durable);
-	CHECK(L3, to - from <= log->ring_size,
-		"LSN %llu is received, and only %llu is in the log: more than the ring holds",
-		(unsigned long long)to, (unsigned long long)from);
+	/* Only a peer that writes over what it was not given back can do that. */
+	if (to - from > log->ring_size)
+		return fail(
+			EPROTO, "the primary has written over entries that were not logged yet");
 	int error = durable_append(durable, log->ring + (from & (log->ring_size - 1)), to - from);
 	if (durable_next(durable) == from)
 		return error;

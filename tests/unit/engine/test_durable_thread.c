@@ -196,6 +196,23 @@ static void an_entry_that_changes_after_it_was_received_is_not_logged(void **sta
 	assert_int_equal(end_of_log(&is_dropped), good);
 }
 
+static void a_primary_that_writes_over_what_was_not_logged_ends_the_log_alone(void **state)
+{
+	(void)state;
+	bool is_dropped;
+	struct durable_thread *log = new_thread(DURABLE_KEEP_ALL);
+	assert_int_equal(durable_thread_start(log), 0);
+	encode(200, 1);
+	uint64_t good = encoded;
+	durable_thread_extend(log, good);
+	wait_done(log, good);
+	durable_thread_extend(log, good + RING + 8);
+	wait_done(log, UINT64_MAX);
+	assert_int_equal(atomic_load(&log->durable), good);
+	durable_thread_stop(log);
+	assert_int_equal(end_of_log(&is_dropped), good);
+}
+
 static void a_thread_that_never_began_leaves_nothing(void **state)
 {
 	(void)state;
@@ -216,6 +233,7 @@ int main(void)
 		with_folder(
 			a_log_that_has_no_room_for_the_first_state_fails_and_lets_the_guest_run),
 		with_folder(an_entry_that_changes_after_it_was_received_is_not_logged),
+		with_folder(a_primary_that_writes_over_what_was_not_logged_ends_the_log_alone),
 		with_folder(a_thread_that_never_began_leaves_nothing),
 	};
 	return !!cmocka_run_group_tests(tests, remember_fds, compare_fds);
