@@ -1,5 +1,6 @@
 #include "transport/verbs_connection.h"
 
+#include "base/thread.h"
 #include "transport/memfd.h"
 
 #include <errno.h>
@@ -349,7 +350,6 @@ static void *serve(void *argument)
 		{.fd = c->completions->fd, .events = POLLIN},
 	};
 	bool is_cut = false;
-	pthread_setname_np(pthread_self(), "verbs");
 	arm(c, c->links[VERBS_BULK].recv_cq);
 	while (!atomic_load_explicit(&c->stopping, memory_order_acquire)) {
 		if (!is_cut && look(c)) {
@@ -382,9 +382,7 @@ void verbs_connection_hear_written(struct connection *c)
 
 int verbs_connection_start(struct connection *c)
 {
-	int error = pthread_create(&c->thread, NULL, serve, c);
-	if (error)
-		return fail(error, "cannot start a connection's thread: %s", strerror(error));
-	c->has_thread = true;
-	return 0;
+	int error = thread_start(&c->thread, "verbs", serve, c);
+	c->has_thread = !error;
+	return error;
 }

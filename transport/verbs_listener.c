@@ -1,5 +1,7 @@
 #include "transport/verbs_meeting.h"
 
+#include "base/thread.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -220,7 +222,6 @@ static void *serve(void *argument)
 		{.fd = listener->stop, .events = POLLIN},
 		{.fd = listener->events->fd, .events = POLLIN},
 	};
-	pthread_setname_np(pthread_self(), "verbs listener");
 	while (!fds[0].revents) {
 		struct rdma_cm_event *event;
 		while (rdma_get_cm_event(listener->events, &event) == 0)
@@ -277,12 +278,8 @@ int verbs_listener_open(const char *where, struct listener **out)
 			errno, "no descriptors to listen on rdma:%s: %s", where, strerror(errno));
 	if (!error)
 		error = bind_and_listen(listener);
-	if (!error) {
-		error = pthread_create(&listener->thread, NULL, serve, listener);
-		if (error)
-			error = fail(
-				error, "cannot start the listener's thread: %s", strerror(error));
-	}
+	if (!error)
+		error = thread_start(&listener->thread, "verbs listener", serve, listener);
 	if (error)
 		free_listener(listener);
 	else
