@@ -72,10 +72,10 @@ static void protect(struct pair *pair)
 	int error = session_connect(&pair->session, host, host->config->standby, pair->sessions + 1,
 		pair->arbiter, &pair->key, pair->generation);
 	if (error) {
-		if (error != -ECONNREFUSED && error != -ETIMEDOUT && error != -ENOENT &&
-			!pair->broken_said)
+		bool absent = error == -ECONNREFUSED || error == -ETIMEDOUT || error == -ENOENT;
+		if (!absent && !pair->broken_said)
 			say("no standby at %s: %s", host->config->standby, fail_message());
-		pair->broken_said = error != -ECONNREFUSED;
+		pair->broken_said = !absent;
 		/* Nothing else is done here while a host that is down is waited for. */
 		if (error == -ETIMEDOUT)
 			pair->quiet_until_ns = now_ns() + FAILED_CLONE_NS;

@@ -406,4 +406,22 @@ refuses_strangers()
 (umask 077 && head -c 32 /dev/urandom >"$LAB/other_key")
 rm -f "$LAB/arbiter/"*
 check "a primary with another key is refused, once, and the standby goes on waiting" refuses_strangers
+
+# A standby that did not answer at first is no reason to be silent about it later.
+tells_after_silence()
+{
+	local port=tcp:127.0.0.1:7700
+	launch second "${standby[@]:1}" --name db --listen $port "${key[@]}"
+	VM=db wait_role second standby 10 || return
+	freeze_hard second
+	launch first "${primary[@]:1}" --name db --standby $port --key "$LAB/other_key"
+	wait_db || return
+	sleep 3.5 # it gives the first attempt up after three seconds
+	kill_hard second
+	launch second "${standby[@]:1}" --name db --listen $port "${key[@]}"
+	until_true 10 grep -q 'this primary does not know its key' "$LAB/first/log" || return
+	stop_host second && stop_host first
+}
+rm -f "$LAB/arbiter/"*
+check "a primary whose standby was silent says that it is refused" tells_after_silence
 end_cases
