@@ -40,7 +40,7 @@ static void watch_session(struct pair *pair)
 	}
 	pair->beat_seen = pair->flushed_seen = 0;
 	pair->beat_ns = now_ns();
-	pair->broken_said = false;
+	pair->refused[0] = '\0';
 	atomic_store(&pair->broken, false);
 }
 
@@ -61,6 +61,15 @@ void pair_drop_session(struct pair *pair)
 	pair->session = NULL;
 }
 
+/* Whether the last failure is another than the one before: the same is tried again and again. */
+static bool is_news(struct pair *pair)
+{
+	if (strcmp(pair->refused, fail_message()) == 0)
+		return false;
+	snprintf(pair->refused, sizeof pair->refused, "%s", fail_message());
+	return true;
+}
+
 /* ---- protecting ---- */
 
 /* Solo: finds a standby, copies the guest to it, and is its primary. */
@@ -72,10 +81,11 @@ static void protect(struct pair *pair)
 	int error = session_connect(&pair->session, host, host->config->standby, pair->sessions + 1,
 		pair->arbiter, &pair->key, pair->generation);
 	if (error) {
-		bool absent = error == -ECONNREFUSED || error == -ETIMEDOUT || error == -ENOENT;
-		if (!absent && !pair->broken_said)
+		if (error == -ECONNREFUSED)
+			pair->refused[0] = '\0'; /* the next one is another */
+		else if (error != -ETIMEDOUT && error != -ENOENT &&
+			 (error != -ECONNRESET || !pair->refused[0]) && is_news(pair))
 			say("no standby at %s: %s", host->config->standby, fail_message());
-		pair->broken_said = !absent;
 		/* Nothing else is done here while a host that is down is waited for. */
 		if (error == -ETIMEDOUT)
 			pair->quiet_until_ns = now_ns() + FAILED_CLONE_NS;
@@ -180,10 +190,8 @@ void pair_answer(evutil_socket_t fd, short what, void *context)
 		return;
 	}
 	if (error) {
-		/* The same primary tries again and again. */
-		if (error != -EAGAIN && strcmp(pair->refused, fail_message()) != 0)
+		if (error != -EAGAIN && is_news(pair))
 			say("a primary was not accepted: %s", fail_message());
-		snprintf(pair->refused, sizeof pair->refused, "%s", fail_message());
 		role_change(&pair->role, ROLE_STANDBY);
 		return;
 	}

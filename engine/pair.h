@@ -27,7 +27,7 @@ struct pair {
 	struct listener *listener;
 	struct log_file *log; /* of a standby with --log, set aside for its session */
 	struct event *on_listener;
-	char refused[512]; /* what was last said about a primary that was not accepted */
+	char refused[512]; /* why nobody was accepted, as it was last said */
 
 	struct session *session;
 	struct event *on_connection, *on_heartbeat;
@@ -36,7 +36,7 @@ struct pair {
 	uint64_t beat_seen, beat_ns; /* the backup's receiver: its last beat, and when it came */
 	uint64_t flushed_seen;       /* the primary's log, to see whether it needs a MARK */
 	uint64_t quiet_until_ns;     /* no attempt to find a standby before */
-	bool stop_wanted, told_unknown, broken_said;
+	bool stop_wanted, told_unknown;
 	_Atomic bool broken; /* the receiver has given the connection up */
 
 	struct event *on_tick;
