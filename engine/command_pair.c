@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -112,6 +113,13 @@ static int hold_generation(struct pair *pair)
 	return 0;
 }
 
+/* Whether an address of a network leads no further than this machine. */
+static bool is_loopback(const char *address)
+{
+	return strncmp(address, "127.", 4) == 0 || strstr(address, ":127.") ||
+	       strstr(address, ":localhost:") || strstr(address, ":[::1]:");
+}
+
 static int check_address(
 	const struct config *config, const char *address, const struct provider **provider)
 {
@@ -124,11 +132,13 @@ static int check_address(
 			"both the same --key FILE, made with `(umask 077; head -c 32 /dev/urandom "
 			">FILE)`",
 			address);
-	if (!error && config->commit == COMMIT_PLACED && !(*provider)->placed)
+	if (!error && !(*provider)->is_local && is_loopback(config->heartbeat) &&
+		!is_loopback(address))
 		error = fail(EINVAL,
-			"address %s: --commit placed needs RDMA; use rdma:HOST:PORT, or --commit "
-			"received",
-			address);
+			"address %s: no heartbeat from %s reaches another host; give --heartbeat "
+			"this "
+			"host's address there",
+			address, config->heartbeat);
 	return error;
 }
 
@@ -138,6 +148,11 @@ static int check_config(const struct config *config)
 	const struct provider *provider;
 	uint16_t port = 0;
 	int error = config->standby ? check_address(config, config->standby, &provider) : 0;
+	if (!error && config->standby && config->commit == COMMIT_PLACED && !provider->placed)
+		error = fail(EINVAL,
+			"address %s: --commit placed needs RDMA; use rdma:HOST:PORT, or --commit "
+			"received",
+			config->standby);
 	if (!error && config->listen)
 		error = check_address(config, config->listen, &provider);
 	int fd = error ? error : heartbeat_open(config->heartbeat, &port);

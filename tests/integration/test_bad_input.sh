@@ -142,6 +142,8 @@ for where in tcp rdma; do
 		"${primary[@]}" "${key[@]}" --standby $where:10.0.0.2:65536
 done
 bad "a link without a rate or a delay" $USAGE 'address link:shm:b: give link:rate=' "${standby[@]}" "${key[@]}" --listen link:shm:b
+bad "heartbeats that reach nobody" $USAGE 'tcp:10.0.0.2:7700: no heartbeat from 127.0.0.1 reaches another host; give --heartbeat' \
+	"${primary[@]}" "${key[@]}" --standby tcp:10.0.0.2:7700
 bad "placed over shared memory" $USAGE 'shm:b: --commit placed needs RDMA' "${primary[@]}" --commit placed
 bad "placed over tcp" $USAGE 'tcp:127.0.0.1:7700: --commit placed needs RDMA' \
 	"${primary[@]}" "${key[@]}" --standby tcp:127.0.0.1:7700 --commit placed
