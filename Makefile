@@ -72,12 +72,15 @@ $(BUILD)/%.o: %.c | $(PACKAGES_READY)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
-# What the build needs of Debian's packages: installed for demo and check, only named otherwise.
-INSTALL := $(if $(filter demo check check-full bench bench-transport lab,$(MAKECMDGOALS)),install,name)
+# What the build needs of Debian's packages: installed for what runs something, only named otherwise.
+INSTALL := name
 $(PACKAGES_READY): packages.sh
 	@mkdir -p $(@D)
 	$(Q)./packages.sh $(INSTALL)
 	@touch $@
+
+# Before something is run: what is missing is installed, and every processor builds.
+prepare = $(Q)$(MAKE) --no-print-directory -j$(shell nproc) INSTALL=install all
 
 include tests/guests/guests.mk
 include tests/lab/lab.mk
@@ -86,14 +89,16 @@ $(BUILD)/tests/client/client: $(call objects,$(wildcard tests/client/*.c))
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -pthread -o $@ $^ -lm
 
-demo: all
+demo:
+	$(prepare)
 	$(Q)tests/demo.sh $(BUILD)
 
 unit: $(addprefix $(BUILD)/,$(TESTS))
 	$(Q)tests/run_unit.sh $^
 
 # The unit tests, then the integration tests, which need a second build with crash points.
-check: all
+check:
+	$(prepare)
 	$(Q)BUILD=$(BUILD) tests/check.sh
 
 # Everything: the above, then the unit tests under the sanitizers, and all of the lab.
@@ -101,7 +106,8 @@ check-full: check
 	$(Q)tests/check.sh sanitizers
 	$(Q)BUILD=$(BUILD) tests/check.sh lab
 
-bench: all
+bench:
+	$(prepare)
 	$(Q)BUILD=$(BUILD) tests/bench.sh
 
 $(BUILD)/tests/bench/bench_transport: $(BUILD)/tests/bench_transport.o $(call archives,transport)
@@ -109,7 +115,8 @@ $(BUILD)/tests/bench/bench_transport: $(BUILD)/tests/bench_transport.o $(call ar
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(SAN) -pthread -o $@ $^ $(call libraries,transport)
 
-bench-transport: all $(BUILD)/tests/bench/bench_transport
+bench-transport:
+	$(prepare) $(BUILD)/tests/bench/bench_transport
 	$(Q)BUILD=$(BUILD) tests/bench_transport.sh
 
 clean:

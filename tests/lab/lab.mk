@@ -17,7 +17,8 @@ $(BUILD)/tests/lab/%: $(BUILD)/tests/lab/%.o
 	$(Q)$(CC) $(SAN) -o $@ $^
 
 .PHONY: lab
-lab: all
+lab:
+	$(prepare)
 ifdef LAB_SHELL
 	$(Q)BUILD=$(BUILD) LAB_SHELL=1 $(or $(scenario),tests/lab/prompt.sh)
 else
