@@ -17,7 +17,7 @@ cd "${0%/*}/../.." || exit
 . tests/integration/cases.sh
 . tests/integration/faults.sh
 
-RACES=20
+RACES=10
 # A side that nothing is to suspect for silence, and one that does so soon.
 PATIENT=20000 HASTY=300
 WORDS=("$@")
