@@ -440,15 +440,10 @@ static int expose_link(
 
 static int attach_link(struct connection *c, size_t ring_size, size_t memory_size, uint64_t secret)
 {
-	int error = checked(c, c->inner->attach(c->under, ring_size, memory_size, secret));
-	if (error)
-		return error;
-	int fd = memfd_make("link model", ring_size);
-	if (fd < 0)
-		return fd;
 	void *at;
-	error = memfd_map(&at, fd, ring_size, PROT_READ | PROT_WRITE, true);
-	close(fd);
+	int error = checked(c, c->inner->attach(c->under, ring_size, memory_size, secret));
+	if (!error)
+		error = memfd_ring(&at, "link model", ring_size);
 	if (error)
 		return error;
 	c->copy = at;

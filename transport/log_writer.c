@@ -35,10 +35,9 @@ struct log_writer {
 int log_writer_create(struct log_writer **out, const struct log_sink *sink, void *context,
 	size_t ring_size, uint64_t secret, uint64_t start)
 {
-	if (ring_size < LOG_RING_MIN || (ring_size & (ring_size - 1)) != 0)
-		return fail(EINVAL,
-			"a log ring of %zu bytes: it must be a power of two, %u at least",
-			ring_size, LOG_RING_MIN);
+	int error = provider_check_ring(ring_size);
+	if (error)
+		return error;
 	if (start % 8 != 0)
 		return fail(EINVAL, "a log that starts at LSN %llu, not a multiple of 8",
 			(unsigned long long)start);
@@ -56,22 +55,15 @@ int log_writer_create(struct log_writer **out, const struct log_sink *sink, void
 		.origin = start,
 		.limit = start + ring_size,
 	};
-	int fd = memfd_make("log staging ring", ring_size);
-	int error = fd;
-	if (fd < 0)
-		goto free_writer;
 	void *staging;
-	error = memfd_map(&staging, fd, ring_size, PROT_READ | PROT_WRITE, true);
-	close(fd);
-	if (error)
-		goto free_writer;
+	error = memfd_ring(&staging, "log staging ring", ring_size);
+	if (error) {
+		free(writer);
+		return error;
+	}
 	writer->staging = staging;
 	*out = writer;
 	return 0;
-
-free_writer:
-	free(writer);
-	return error;
 }
 
 void log_writer_destroy(struct log_writer *writer)

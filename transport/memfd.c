@@ -64,6 +64,16 @@ int memfd_map(void **out, int fd, size_t size, int protection, bool twice)
 	return 0;
 }
 
+int memfd_ring(void **out, const char *name, size_t size)
+{
+	int fd = memfd_make(name, size);
+	if (fd < 0)
+		return fd;
+	int error = memfd_map(out, fd, size, PROT_READ | PROT_WRITE, true);
+	close(fd);
+	return error;
+}
+
 void memfd_unmap(void *base, size_t size, bool twice)
 {
 	if (base)

@@ -21,4 +21,8 @@ int memfd_check(int fd, size_t size, const char *what) MUST_CHECK;
 /* Maps `size` bytes of it, shared. `twice`: mapped again directly behind, so that what wraps around
  * its end is contiguous. Unmap with the same arguments. */
 int memfd_map(void **out, int fd, size_t size, int protection, bool twice) MUST_CHECK;
+
+/* New zero bytes of our own, mapped twice in a row for reading and writing. */
+int memfd_ring(void **out, const char *name, size_t size) MUST_CHECK;
+
 void memfd_unmap(void *base, size_t size, bool twice);

@@ -91,11 +91,7 @@ static int check_ring_size(const struct connection *c, size_t ring_size)
 static int make_ring(struct connection *c, size_t ring_size)
 {
 	void *at;
-	int fd = memfd_make("doppel log ring", ring_size);
-	if (fd < 0)
-		return fd;
-	int error = memfd_map(&at, fd, ring_size, PROT_READ | PROT_WRITE, true);
-	close(fd);
+	int error = memfd_ring(&at, "doppel log ring", ring_size);
 	if (error)
 		return error;
 	c->ring = at;

@@ -43,11 +43,7 @@ void tcp_sender_destroy(struct tcp_sender *sender)
 int tcp_sender_prepare_log(struct tcp_sender *sender, uint64_t ring_size)
 {
 	void *at;
-	int fd = memfd_make("log backlog", ring_size);
-	if (fd < 0)
-		return fd;
-	int error = memfd_map(&at, fd, ring_size, PROT_READ | PROT_WRITE, true);
-	close(fd);
+	int error = memfd_ring(&at, "log backlog", ring_size);
 	if (error)
 		return error;
 	pthread_mutex_lock(&sender->lock);
