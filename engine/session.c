@@ -140,38 +140,40 @@ static const enum ack_counter counters[COMMIT_LEVELS] = {
 	[COMMIT_REPLAYED] = ACK_REPLAYED,
 };
 
+/* The LSN that a counter tells, of what was handed over. */
+static uint64_t reached(const struct session *session, struct ack_reader *reader)
+{
+	return ack_read(
+		reader, atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+}
+
 uint64_t session_committed(void *context)
 {
 	struct session *session = context;
 	if (session->commit == COMMIT_PLACED)
 		return session->provider->written(session->connection);
-	return ack_read(&session->committed,
-		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+	return reached(session, &session->committed);
 }
 
 uint64_t session_received(struct session *session)
 {
-	return ack_read(&session->received,
-		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+	return reached(session, &session->received);
 }
 
 uint64_t session_replayed(struct session *session)
 {
-	return ack_read(&session->replayed,
-		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+	return reached(session, &session->replayed);
 }
 
 uint64_t session_durable(struct session *session)
 {
-	return ack_read(&session->durable,
-		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+	return reached(session, &session->durable);
 }
 
 static uint64_t received_instead(void *context)
 {
 	struct session *session = context;
-	return ack_read(&session->fallback,
-		atomic_load_explicit(&session->live->flushed, memory_order_acquire));
+	return reached(session, &session->fallback);
 }
 
 void session_forgo_durable(struct session *session, struct host *host)
@@ -184,8 +186,7 @@ void session_forgo_durable(struct session *session, struct host *host)
 	/* The dataplane thread reads it no more. */
 	session->commit = COMMIT_RECEIVED;
 	say("the backup's durable log is lost: outputs wait until they are received, and no longer "
-	    "until "
-	    "they are durable");
+	    "until they are durable");
 }
 
 /* ---- primary: the handshake ---- */
