@@ -35,7 +35,7 @@ client_runs_for()
 	done
 }
 
-if [ "$(id -u)" -eq 0 ] && ! kvm_opens; then
+if [ "$(id -u)" -eq 0 ] && ! device_opens /dev/kvm; then
 	echo "demo: /dev/kvm cannot be opened, so this runs in the lab: two machines in QEMU, each with a KVM of" \
 		"its own, and soft-RoCE between them. Give it some minutes."
 	BUILD=$BUILD LAB_SKIP_STATUS=2 exec tests/lab/scenarios/host_returns.sh

@@ -35,10 +35,10 @@ declare -A HOST_PID=() PORTS=()
 ADDRESS=''      # what address has made
 PAIR_OPTIONS=() # what each side of a pair is started with
 
-# A device, since to open what is not there would make it.
-kvm_opens()
+# device_opens PATH. A device it must be, since to open what is not there would make it.
+device_opens()
 {
-	[ -c /dev/kvm ] && (exec 3<>/dev/kvm) 2>/dev/null
+	[ -c "$1" ] && (exec 3<>"$1") 2>/dev/null
 }
 
 # The first thing that this machine lacks for a lab, as a line; nothing when it has all.
@@ -55,9 +55,9 @@ lab_lacks()
 			return
 		fi
 	done
-	if ! kvm_opens; then
+	if ! device_opens /dev/kvm; then
 		echo "/dev/kvm cannot be opened: load kvm_amd or kvm_intel, or turn on nested virtualization"
-	elif ! [ -c /dev/net/tun ] || ! (exec 3<>/dev/net/tun) 2>/dev/null; then
+	elif ! device_opens /dev/net/tun; then
 		echo "/dev/net/tun cannot be opened: load the module tun"
 	fi
 	for tool in "$DOPPEL" "$CLIENT" "$LEDGER"; do

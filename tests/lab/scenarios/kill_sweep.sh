@@ -39,7 +39,7 @@ join()
 	fi
 	[ "$step" -eq 0 ] || [ "${points[step]}" = random ] || trap=DOPPEL_CRASH=${points[step]}:${counts[step]}
 	host[$1]=$2
-	DOPPEL_ENV=$trap start_standby "p$1" "$2" --heartbeat-timeout 20000
+	DOPPEL_ENV=$trap start_standby "p$1" "$2"
 }
 
 # step N: one kill.
@@ -67,7 +67,7 @@ if ! on_a 'test -x /build-crash/doppel'; then
 	exit 0
 fi
 declare -A host=([0]=a)
-start_primary p0 a --heartbeat-timeout 20000
+start_primary p0 a
 join 1 b
 live=p0
 check "two hosts protect a guest" wait_protected p0 p1 60

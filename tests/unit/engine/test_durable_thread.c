@@ -84,16 +84,7 @@ static void wait_done(struct durable_thread *log, uint64_t lsn)
 
 static uint64_t end_of_log(bool *is_dropped)
 {
-	struct recording_view view;
-	struct log_entry entry;
-	assert_int_equal(recording_open(&view, path), 0);
-	while (log_reader_peek(&view.entries, &entry) == LOG_VALID)
-		log_reader_take(&view.entries, &entry);
-	uint64_t next = view.entries.next;
-	assert_int_equal(next, view.entries.end);
-	*is_dropped = view.is_dropped;
-	recording_view_close(&view);
-	return next;
+	return end_of_recording(path, is_dropped);
 }
 
 static void what_was_received_becomes_durable(void **state)

@@ -19,6 +19,7 @@
 
 #include "transport/checksum.h"
 #include "transport/log_format.h"
+#include "transport/recording.h"
 
 /* A reproducible sequence (xorshift64*); `state` starts with anything but 0. */
 static inline uint64_t next_random(uint64_t *state)
@@ -93,6 +94,24 @@ static inline int compare_fds(void **state)
 {
 	(void)state;
 	return count_fds() == fds_before ? 0 : -1;
+}
+
+/* Reads a recording to its end, which must be where its entries end; the LSN. */
+static inline uint64_t end_of_recording(const char *path, bool *is_dropped)
+{
+	struct recording_view view;
+	struct log_entry entry;
+	int error = recording_open(&view, path);
+	if (error)
+		print_error("%s\n", fail_message());
+	assert_int_equal(error, 0);
+	while (log_reader_peek(&view.entries, &entry) == LOG_VALID)
+		log_reader_take(&view.entries, &entry);
+	uint64_t next = view.entries.next;
+	assert_int_equal(next, view.entries.end);
+	*is_dropped = view.is_dropped;
+	recording_view_close(&view);
+	return next;
 }
 
 static inline void assert_exits_with_0(pid_t child)
