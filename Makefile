@@ -36,7 +36,7 @@ libraries = $(foreach f,$(NEEDS_$(1)),$(LIBS_$(f)))
 TESTS := $(foreach f,$(FOLDERS),$(patsubst %.c,%,$(wildcard tests/unit/$(f)/test_*.c)))
 
 .PHONY: all demo unit check check-full bench bench-transport clean help guests
-all: $(BUILD)/doppel $(BUILD)/tests/client/client $(addprefix $(BUILD)/tests/lab/,wire keep_kvm) guests
+all: $(BUILD)/doppel $(BUILD)/tests/client/client $(BUILD)/tests/lab/wire guests
 
 help:
 	@echo "make            $(BUILD)/doppel, the test guests and the test client"

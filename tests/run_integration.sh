@@ -7,13 +7,10 @@
 #     skip SENTENCE: REASON
 #
 # and whatever else helps, and exits with 0 if none failed. BUILD and CRASH_BUILD name the build folders.
-#
-# The lab's machines are emulated, and now and then one hangs or goes astray by the emulator's fault: a test
-# of the lab that fails is shown, told as `repeated`, and run once more, which decides.
 cd "$(dirname "$0")/.." || exit
 export BUILD="${BUILD:-build}" CRASH_BUILD="${CRASH_BUILD:-build-crash}"
 [ $# -gt 0 ] || set -- tests/integration/test_*.sh
-passed=0 failed=0 skipped=0 repeated=0
+passed=0 failed=0 skipped=0
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 
@@ -30,16 +27,7 @@ run()
 }
 
 for test in "$@"; do
-	run "$test" && good=1 || good=0
-	case $good$test in
-	0*/lab/scenarios/* | 0*/test_two_hosts.sh)
-		cat "$output"
-		echo "repeated: $test (status $status)"
-		repeated=$((repeated + 1))
-		run "$test" && good=1
-		;;
-	esac
-	if [ "$good" = 0 ]; then
+	if ! run "$test"; then
 		cat "$output"
 		echo "failed: $test (status $status); see it again with: $test"
 		[ "$f" -gt 0 ] || f=1
@@ -49,6 +37,5 @@ for test in "$@"; do
 	fi
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 done
-[ "$repeated" -eq 0 ] || echo "$repeated repeated, each shown above"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

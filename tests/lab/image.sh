@@ -168,7 +168,7 @@ image_kernel()
 image_programs()
 {
 	local program
-	for program in "$BUILD"/{doppel,tests/client/client,tests/lab/keep_kvm} "${CRASH_BUILD:-build-crash}/doppel" \
+	for program in "$BUILD"/{doppel,tests/client/client} "${CRASH_BUILD:-build-crash}/doppel" \
 		"$BUILD"/tests/unit/transport/* "$BUILD"/tests/bench/*; do
 		[ ! -x "$program" ] || [ -d "$program" ] || echo "$program"
 	done
@@ -253,7 +253,7 @@ image_build()
 image_make()
 {
 	local work=$1.work tool
-	for tool in "$BUILD/doppel" "$BUILD/tests/client/client" "$BUILD/tests/lab/"{wire,keep_kvm} "$BUILD/guests/ledger.elf"; do
+	for tool in "$BUILD/doppel" "$BUILD/tests/client/client" "$BUILD/tests/lab/wire" "$BUILD/guests/ledger.elf"; do
 		if [ ! -e "$tool" ]; then
 			image_lacks "$tool is missing: run make first"
 			return
