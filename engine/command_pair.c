@@ -1,5 +1,5 @@
 #include "engine/commands.h"
-#include "engine/elf.h"
+#include "engine/boot.h"
 #include "engine/pair.h"
 
 #include <errno.h>
@@ -170,7 +170,8 @@ static int begin_primary(struct pair *pair)
 	uint64_t entry;
 	int error = host_make_machine(host, memory, config->mac);
 	if (!error)
-		error = elf_load(&host->machine.memory, config->kernel, config->append, &entry);
+		error = boot_load(&host->machine.memory, config->kernel, config->initrd,
+			config->append, &entry);
 	if (!error)
 		error = vcpu_boot(&host->machine.vcpu, entry, memory);
 	/* Last, when nothing else can fail: a generation is never given back. */

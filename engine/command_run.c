@@ -1,5 +1,5 @@
 #include "engine/commands.h"
-#include "engine/elf.h"
+#include "engine/boot.h"
 #include "engine/host.h"
 #include "transport/recording.h"
 
@@ -117,7 +117,8 @@ static int run_guest(struct run *run, const struct config *config)
 	uint64_t entry;
 	int error = host_make_machine(host, memory, config->mac);
 	if (!error)
-		error = elf_load(&host->machine.memory, config->kernel, config->append, &entry);
+		error = boot_load(&host->machine.memory, config->kernel, config->initrd,
+			config->append, &entry);
 	if (!error)
 		error = vcpu_boot(&host->machine.vcpu, entry, memory);
 	if (!error && config->record)

@@ -1,6 +1,7 @@
 #include "engine/config.h"
 
 #include "engine/arbiter.h"
+#include "engine/boot.h"
 #include "engine/memory.h"
 
 #include <argp.h>
@@ -36,6 +37,7 @@ static const struct {
 enum key {
 	KEY_NAME = 256,
 	KEY_KERNEL,
+	KEY_INITRD,
 	KEY_APPEND,
 	KEY_MEMORY,
 	KEY_NET,
@@ -63,10 +65,16 @@ static const struct {
 	struct argp_option option;
 } options[] = {
 	{RUN | PRIMARY | STANDBY, {"name", KEY_NAME, "VM", 0, "the VM's name (default: vm)", 0}},
-	{RUN | PRIMARY, {"kernel", KEY_KERNEL, "FILE", 0, "the guest: an ELF64 for x86-64", 0}},
-	{RUN | PRIMARY, {"append", KEY_APPEND, "TEXT", 0, "the guest's command line", 0}},
+	{RUN | PRIMARY, {"kernel", KEY_KERNEL, "FILE", 0,
+				"the guest: a bzImage as distributions have it, or an ELF64, for "
+				"x86-64",
+				0}},
+	{RUN | PRIMARY, {"initrd", KEY_INITRD, "FILE", 0, "its initial RAM disk", 0}},
+	{RUN | PRIMARY,
+		{"append", KEY_APPEND, "TEXT", 0,
+			"added to the guest's command line, which is: " BOOT_COMMAND_DEFAULT, 0}},
 	{RUN | PRIMARY | STANDBY, {"memory", KEY_MEMORY, "SIZE", 0,
-					  "guest memory, such as 16M (the default) or 1G; a "
+					  "guest memory, such as 256M (the default) or 1G; a "
 					  "standby refuses a guest of another size if it is given",
 					  0}},
 	{RUN | PRIMARY | STANDBY,
@@ -201,6 +209,9 @@ static int take(struct config *config, int key, char *value)
 	case KEY_KERNEL:
 		config->kernel = value;
 		break;
+	case KEY_INITRD:
+		config->initrd = value;
+		break;
 	case KEY_APPEND:
 		config->append = value;
 		break;
@@ -208,7 +219,7 @@ static int take(struct config *config, int key, char *value)
 		config->memory = parse_size(value);
 		if (config->memory < GUEST_MEMORY_MIN || config->memory > GUEST_MEMORY_MAX ||
 			config->memory % 4096 != 0)
-			return fail(EINVAL, "--memory %s: give a size from 1M to 3G, such as 16M",
+			return fail(EINVAL, "--memory %s: give a size from 1M to 3G, such as 256M",
 				value);
 		break;
 	case KEY_NET:

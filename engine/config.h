@@ -18,7 +18,7 @@ enum exit_status {
 	STATUS_NONE, /* no process runs that VM here */
 };
 
-#define MEMORY_DEFAULT (16u << 20) /* bytes of guest memory */
+#define MEMORY_DEFAULT (256u << 20) /* bytes of guest memory */
 
 /* What an output of a protected guest waits for: the backup has ... all that led to it. */
 enum commit_level {
@@ -45,7 +45,7 @@ enum command {
 struct config {
 	enum command command;
 	const char *name; /* of the VM */
-	const char *kernel, *append, *net, *console, *record, *file;
+	const char *kernel, *initrd, *append, *net, *console, *record, *file;
 	const char *standby; /* address of the standby to protect with */
 	const char *listen;  /* address to wait at */
 	const char *arbiter;

@@ -111,6 +111,10 @@ void pit_reset(struct pit *pit)
 	for (unsigned i = 0; i < 3; i++)
 		pit->channel[i].access = ACCESS_BOTH;
 	pit->channel[0].gate = pit->channel[1].gate = 1; /* tied high on the board */
+	/* Firmware has used channel 0, and no kernel expects it to stand: it counts on, having expired. */
+	pit->channel[0].reload = 65536;
+	pit->channel[0].running = 1;
+	pit->channel[0].ticked = 1;
 }
 
 static void pulse(struct pit *pit, struct device_env *env)

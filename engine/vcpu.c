@@ -1,6 +1,6 @@
 #include "engine/vcpu.h"
 
-#include "engine/elf.h"
+#include "engine/boot.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -187,7 +187,7 @@ int vcpu_boot(struct vcpu *vcpu, uint64_t entry, uint64_t memory_size)
 	state.sregs.cr4 = 0x620;  /* PAE, OSFXSR, OSXMMEXCPT */
 	state.sregs.efer = 0x500; /* LME, LMA */
 	state.regs = (struct kvm_regs){
-		.rip = entry, .rflags = 2, .rdi = memory_size, .rsi = BOOT_COMMAND};
+		.rip = entry, .rflags = 2, .rdi = memory_size, .rsi = BOOT_PARAMS};
 	return vcpu_load(vcpu, &state);
 }
 

@@ -40,7 +40,7 @@ void vcpu_destroy(struct vcpu *vcpu);
 void vcpu_bind(void);
 #define VCPU_KICK_SIGNAL SIGUSR1
 
-/* Sets the state described in engine/elf.h. */
+/* Sets the state described in engine/boot.h. */
 int vcpu_boot(struct vcpu *vcpu, uint64_t entry, uint64_t memory_size) MUST_CHECK;
 
 /* Runs the guest until an exit. Returns its KVM_EXIT_ reason, -EINTR after a kick or another signal,

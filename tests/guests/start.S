@@ -2,7 +2,7 @@
  * Where a guest starts, and where every interrupt enters.
  *
  * The loader leaves: 64-bit mode, interrupts off, the first 4 GiB mapped one to one, RDI the size
- * of memory, RSI the command line, no stack.
+ * of memory, RSI struct boot_params, no stack.
  */
 
 #define CODE 0x10
@@ -23,7 +23,7 @@ _start:
 	lretq
 1:	xor %ebp, %ebp
 	mov %rdi, %r12
-	mov %rsi, %r13
+	mov 0x228(%rsi), %r13d	/* cmd_line_ptr of struct boot_params */
 	call interrupts_start
 	mov %r12, %rdi
 	mov %r13, %rsi

@@ -13,7 +13,7 @@
 
 #include "tests/unit/broken.h"
 
-#include "engine/elf.h"
+#include "engine/boot.h"
 #include "engine/live.h"
 #include "engine/machine.h"
 #include "engine/replay.h"
@@ -340,7 +340,7 @@ static inline void tiny_free(struct tiny *t)
 	free(t);
 }
 
-/* Long mode, as engine/elf.h promises it to a kernel. */
+/* Long mode, as engine/boot.h promises it to a kernel. */
 static inline void tiny_load(struct tiny *t, const uint8_t *begin, const uint8_t *end)
 {
 	tiny_put64(t, BOOT_PAGE_TABLES, (BOOT_PAGE_TABLES + 0x1000) | 3);

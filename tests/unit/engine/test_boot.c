@@ -1,7 +1,8 @@
 /* Kernels that are not what they should be: whatever the file says, it is refused or loaded, and no
  * byte outside the guest's memory is touched (which the sanitizers see). */
-#include "engine/elf.h"
+#include "engine/boot.h"
 
+#include <asm/bootparam.h>
 #include <elf.h>
 #include <errno.h>
 #include <setjmp.h>
@@ -77,7 +78,7 @@ static int load_bytes(const void *bytes, size_t size)
 	assert_non_null(file);
 	assert_int_equal(fwrite(bytes, 1, size, file), size);
 	assert_int_equal(fclose(file), 0);
-	return elf_load(&memory, path, "", &entry);
+	return boot_load(&memory, path, NULL, "", &entry);
 }
 
 static int load(const struct image *image)
@@ -118,14 +119,15 @@ static void the_first_four_gigabytes_are_mapped_one_to_one(void **state)
 static void the_command_line_has_a_longest_length(void **state)
 {
 	(void)state;
-	char text[BOOT_COMMAND_MAX + 1];
+	const size_t room = BOOT_COMMAND_MAX - sizeof BOOT_COMMAND_DEFAULT;
+	char text[BOOT_COMMAND_MAX];
 	memset(text, 'x', sizeof text);
-	text[BOOT_COMMAND_MAX - 1] = '\0';
+	text[room - 1] = '\0';
 	assert_int_equal(load(&good), 0);
-	assert_int_equal(elf_load(&memory, path, text, &entry), 0);
-	assert_string_equal((char *)memory.base + BOOT_COMMAND, text);
-	text[BOOT_COMMAND_MAX - 1] = 'x', text[BOOT_COMMAND_MAX] = '\0';
-	assert_int_equal(elf_load(&memory, path, text, &entry), -E2BIG);
+	assert_int_equal(boot_load(&memory, path, NULL, text, &entry), 0);
+	assert_string_equal((char *)memory.base + BOOT_COMMAND + sizeof BOOT_COMMAND_DEFAULT, text);
+	text[room - 1] = 'x', text[room] = '\0';
+	assert_int_equal(boot_load(&memory, path, NULL, text, &entry), -E2BIG);
 }
 
 static void each_wrong_field_is_refused(void **state)
@@ -245,10 +247,10 @@ static void a_file_cut_anywhere_is_refused(void **state)
 static void what_is_no_file_is_refused(void **state)
 {
 	(void)state;
-	assert_int_equal(elf_load(&memory, "/nonexistent/kernel", "", &entry), -ENOENT);
+	assert_int_equal(boot_load(&memory, "/nonexistent/kernel", NULL, "", &entry), -ENOENT);
 	assert_non_null(strstr(fail_message(), "/nonexistent/kernel"));
-	assert_int_equal(elf_load(&memory, "/tmp", "", &entry), -ENOEXEC);
-	assert_int_equal(elf_load(&memory, "/dev/null", "", &entry), -ENOEXEC);
+	assert_int_equal(boot_load(&memory, "/tmp", NULL, "", &entry), -ENOEXEC);
+	assert_int_equal(boot_load(&memory, "/dev/null", NULL, "", &entry), -ENOEXEC);
 }
 
 int main(void)
