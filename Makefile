@@ -18,7 +18,7 @@ DPDK_CFLAGS = $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libdpdk))
 LIBS_base :=
 LIBS_transport = -lisal -lxxhash -lpmem -lrdmacm -libverbs
 LIBS_dataplane = $(shell pkg-config --libs libdpdk)
-LIBS_engine = $(shell pkg-config --libs libevent_core libevent_pthreads jansson libsodium)
+LIBS_engine = $(shell pkg-config --libs libevent_core libevent_pthreads jansson libsodium libarchive) -lZydis
 
 # Lower folders first; each may use those before it, and transport and dataplane not one another.
 FOLDERS := base transport dataplane engine

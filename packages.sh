@@ -2,7 +2,7 @@
 # Debian packages that Doppel is built and tested with. `install` installs what is missing, `name` only
 # says what is.
 packages="gcc libc6-dev binutils pkg-config iproute2 libdpdk-dev libisal-dev libxxhash-dev libevent-dev
-libjansson-dev libcmocka-dev libpmem-dev libsodium-dev librdmacm-dev libibverbs-dev"
+libjansson-dev libcmocka-dev libpmem-dev libsodium-dev librdmacm-dev libibverbs-dev libarchive-dev libzydis-dev"
 
 missing=
 for package in $packages; do

@@ -1,6 +1,7 @@
 /*
  * Puts a kernel into guest memory, and what it needs to start, by the 64-bit boot protocol of Linux
  * (Documentation/arch/x86/boot.rst): a distribution's bzImage as it is, or an ELF64 such as vmlinux.
+ * RDTSC is taken out of its code (engine/rdtsc.h).
  *
  * It starts in long mode, interrupts off, the first 4 GiB mapped one to one by 2 MiB pages, with a flat
  * GDT, RSI pointing at struct boot_params. There it finds its command line, its initrd, a memory map and

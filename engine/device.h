@@ -34,6 +34,7 @@ struct device_env {
  *   I/O ports   0x20-21, 0xa0-a1  PIC (two 8259A), 0x4d0-4d1 edge/level control
  *               0x40-43           PIT (8254), 0x61: channel 2's gate (bits 0-1) and output (bit 5)
  *               0x3f8-3ff         UART (16550A)
+ *               0xe0            reads of 4 bytes: a counter in EDX:EAX (engine/rdtsc.h)
  *               0x604             power: a 16- or 32-bit write ends the machine with that value
  *               any other         reads all ones, ignores writes
  *   MMIO        MMIO_NET          virtio-net over virtio-mmio, 512 bytes

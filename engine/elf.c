@@ -1,5 +1,7 @@
 #include "engine/elf.h"
 
+#include "engine/rdtsc.h"
+
 #include <elf.h>
 #include <errno.h>
 #include <string.h>
@@ -40,6 +42,42 @@ static int load_segment(struct guest_memory *memory, const struct kernel_file *f
 	return 0;
 }
 
+/* The code that a section's header names, where it has been loaded; NULL: it has not. */
+static uint8_t *find_code(struct guest_memory *memory, const struct kernel_file *file,
+	const Elf64_Ehdr *header, const Elf64_Shdr *section)
+{
+	for (unsigned i = 0; i < header->e_phnum; i++) {
+		Elf64_Phdr segment;
+		memcpy(&segment, file->bytes + header->e_phoff + i * sizeof segment,
+			sizeof segment);
+		uint64_t offset = section->sh_addr - segment.p_vaddr;
+		if (segment.p_type == PT_LOAD && section->sh_addr >= segment.p_vaddr &&
+			offset <= segment.p_filesz && section->sh_size <= segment.p_filesz - offset)
+			return memory_write_ptr(
+				memory, gpa_of(segment.p_paddr + offset), section->sh_size);
+	}
+	return NULL;
+}
+
+/* A kernel without section headers is left as it is. */
+static void replace_rdtsc(
+	struct guest_memory *memory, const struct kernel_file *file, const Elf64_Ehdr *header)
+{
+	if (header->e_shentsize != sizeof(Elf64_Shdr) ||
+		!inside(file, header->e_shoff, (uint64_t)header->e_shnum * sizeof(Elf64_Shdr)))
+		return;
+	for (unsigned i = 0; i < header->e_shnum; i++) {
+		Elf64_Shdr section;
+		memcpy(&section, file->bytes + header->e_shoff + i * sizeof section,
+			sizeof section);
+		if (section.sh_type != SHT_PROGBITS || !(section.sh_flags & SHF_EXECINSTR))
+			continue;
+		uint8_t *code = find_code(memory, file, header, &section);
+		if (code)
+			rdtsc_replace(code, section.sh_size);
+	}
+}
+
 int elf_load(struct guest_memory *memory, const struct kernel_file *file, uint64_t lowest,
 	uint64_t *entry, uint64_t *end)
 {
@@ -76,6 +114,7 @@ int elf_load(struct guest_memory *memory, const struct kernel_file *file, uint64
 	if (!starts)
 		return fail(ENOEXEC, "%s starts at %#llx, where it loads nothing; link it right",
 			file->path, (unsigned long long)header.e_entry);
+	replace_rdtsc(memory, file, &header);
 	*entry = header.e_entry;
 	return 0;
 }

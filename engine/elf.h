@@ -1,4 +1,4 @@
-/* Loads the segments of an ELF64 kernel. */
+/* Loads the segments of an ELF64 kernel, and takes RDTSC out of its code (engine/rdtsc.h). */
 #pragma once
 
 #include "engine/memory.h"

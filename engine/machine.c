@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/thread.h"
+#include "engine/rdtsc.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -80,6 +81,15 @@ static void serve_port(struct machine *m, struct kvm_run *run)
 	}
 }
 
+/* What stands where the kernel had RDTSC. */
+static void serve_tsc(struct machine *m, struct kvm_run *run)
+{
+	uint64_t tsc = tsc_at(m->exits);
+	memcpy((uint8_t *)run + run->io.data_offset, &tsc, 4);
+	run->s.regs.regs.rdx = tsc >> 32;
+	run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+}
+
 static void serve_mmio(struct machine *m, struct kvm_run *run)
 {
 	unsigned size = run->mmio.len <= 8 ? run->mmio.len : 8;
@@ -105,7 +115,11 @@ static void serve(struct machine *m, int reason)
 	m->unfinished = true;
 	switch (reason) {
 	case KVM_EXIT_IO:
-		serve_port(m, run);
+		if (run->io.port == TSC_PORT && run->io.direction == KVM_EXIT_IO_IN &&
+			run->io.size == 4)
+			serve_tsc(m, run);
+		else
+			serve_port(m, run);
 		break;
 	case KVM_EXIT_MMIO:
 		serve_mmio(m, run);
