@@ -2,6 +2,12 @@
 
 #include <string.h>
 
+/* The status of a keyboard controller that is not there: its input buffer is free for the one command
+ * that it takes, and its output buffer never runs empty, by which drivers know. */
+#define NO_KEYBOARD 0xfd
+#define KEYBOARD_RESET 0xfe
+#define RESET_NOW 0x04
+
 void board_reset(struct board *board, const uint8_t mac[6])
 {
 	memset(board, 0, sizeof *board);
@@ -9,6 +15,8 @@ void board_reset(struct board *board, const uint8_t mac[6])
 	pit_reset(&board->pit);
 	uart_reset(&board->uart);
 	virtio_net_reset(&board->net, mac);
+	cmos_reset(&board->cmos);
+	acpi_reset(&board->acpi);
 }
 
 /* The byte-wide devices; false where there is none. */
@@ -27,8 +35,18 @@ static bool read_byte(struct board *board, struct device_env *env, uint16_t port
 	case 0x61:
 		*value = pit_read(&board->pit, env, port);
 		return true;
+	case PORT_KEYBOARD:
+		*value = NO_KEYBOARD;
+		return true;
+	case 0x70:
+	case 0x71:
+		*value = cmos_read(&board->cmos, env, port);
+		return true;
 	case 0x3f8 ... 0x3ff:
 		*value = uart_read(&board->uart, env, port - 0x3f8u);
+		return true;
+	case PORT_ACPI_EVENT ... PORT_ACPI_CONTROL + 1:
+		*value = acpi_read(&board->acpi, port - PORT_ACPI_EVENT);
 		return true;
 	default:
 		return false;
@@ -50,8 +68,16 @@ static void write_byte(struct board *board, struct device_env *env, uint16_t por
 	case 0x61:
 		pit_write(&board->pit, env, port, value);
 		break;
+	case 0x70:
+	case 0x71:
+		cmos_write(&board->cmos, env, port, value);
+		break;
 	case 0x3f8 ... 0x3ff:
 		uart_write(&board->uart, env, port - 0x3f8u, value);
+		break;
+	case PORT_ACPI_EVENT ... PORT_ACPI_CONTROL + 1:
+		acpi_write(&board->acpi, port - PORT_ACPI_EVENT, value);
+		board->power_off |= board->acpi.switched_off;
 		break;
 	default:
 		break;
@@ -62,6 +88,8 @@ static void write_byte(struct board *board, struct device_env *env, uint16_t por
 uint32_t board_port_read(struct board *board, struct device_env *env, uint16_t port, unsigned size)
 {
 	uint32_t value = 0;
+	if (port == PORT_ACPI_TIMER && size == 4)
+		return acpi_timer(env);
 	for (unsigned i = 0; i < size; i++) {
 		uint8_t byte = 0xff;
 		read_byte(board, env, (uint16_t)(port + i), &byte);
@@ -76,6 +104,12 @@ void board_port_write(
 	if (port == PORT_POWER && size >= 2) {
 		board->power_off = 1;
 		board->power_value = size == 2 ? value & 0xffffu : value;
+		return;
+	}
+	/* By itself only: a PC has a wide register across PORT_RESET, which some look for. */
+	if (size == 1 && ((port == PORT_RESET && (value & RESET_NOW)) ||
+				 (port == PORT_KEYBOARD && value == KEYBOARD_RESET))) {
+		board->restart = 1;
 		return;
 	}
 	for (unsigned i = 0; i < size; i++)

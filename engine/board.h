@@ -1,6 +1,8 @@
 /* The board: every device and which address or line it is at (the map is in engine/device.h). */
 #pragma once
 
+#include "engine/acpi.h"
+#include "engine/cmos.h"
 #include "engine/device.h"
 #include "engine/pic.h"
 #include "engine/pit.h"
@@ -12,8 +14,12 @@ struct board {
 	struct pit pit;
 	struct uart uart;
 	struct virtio_net net;
+	struct cmos cmos;
+	struct acpi acpi;
 	uint32_t power_off,
 		power_value; /* the guest has switched the machine off, with this value */
+	uint32_t restart;    /* it has asked for a restart */
+	uint32_t pad;
 };
 
 void board_reset(struct board *board, const uint8_t mac[6]);

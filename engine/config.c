@@ -139,7 +139,7 @@ static const struct {
 
 static const char *const statuses =
 	"\vExit statuses:\n"
-	"  0  ended in order\n"
+	"  0  ended in order (power-off, restart, or somebody asked for it)\n"
 	"  1  the host failed: KVM, a permission, memory, a file, the network\n"
 	"  2  a bad option, argument, file name or kernel, or an address in use; nothing was "
 	"started\n"

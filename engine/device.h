@@ -33,20 +33,35 @@ struct device_env {
  *
  *   I/O ports   0x20-21, 0xa0-a1  PIC (two 8259A), 0x4d0-4d1 edge/level control
  *               0x40-43           PIT (8254), 0x61: channel 2's gate (bits 0-1) and output (bit 5)
+ *               0x64              a byte 0xfe asks for a restart, as of a keyboard controller; reads 0xfd
+ *               0x70-71           CMOS clock and memory (MC146818)
  *               0x3f8-3ff         UART (16550A)
  *               0xe0            reads of 4 bytes: a counter in EDX:EAX (engine/rdtsc.h)
  *               0x604             power: a 16- or 32-bit write ends the machine with that value
+ *               0x620-625         ACPI event block (4 bytes) and control block (2 bytes)
+ *               0x628             ACPI timer, read as 4 bytes
+ *               0xcf9             a byte with bit 2 asks for a restart (the FADT's reset register)
  *               any other         reads all ones, ignores writes
  *   MMIO        MMIO_NET          virtio-net over virtio-mmio, 512 bytes
  *               MMIO_CLOCK        64-bit nanoseconds since the machine was made; reads of 8 or 4
  *                                 aligned bytes
  *               any other         reads all ones, ignores writes
- *   Lines       0 PIT, 4 UART, 5 virtio-net (level)
+ *   Lines       0 PIT, 4 UART, 5 virtio-net (level), 8 CMOS, 9 ACPI's SCI, which never rises
+ *
+ * A restart ends the machine in order: whoever runs it decides whether it is to begin again. A triple fault
+ * does not, since it is also how a guest dies.
  */
+#define PORT_KEYBOARD 0x64u
 #define PORT_POWER 0x604u
+#define PORT_ACPI_EVENT 0x620u
+#define PORT_ACPI_CONTROL 0x624u
+#define PORT_ACPI_TIMER 0x628u
+#define PORT_RESET 0xcf9u
 #define MMIO_NET 0xd0000000ull
 #define MMIO_NET_SIZE 0x200u
 #define MMIO_CLOCK 0xd0001000ull
 #define IRQ_PIT 0u
 #define IRQ_UART 4u
 #define IRQ_NET 5u
+#define IRQ_CMOS 8u
+#define IRQ_ACPI 9u

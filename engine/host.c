@@ -4,6 +4,7 @@
 #include <event2/thread.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HOLD_NET (8u << 20)
@@ -163,6 +164,8 @@ int host_make_machine(struct host *host, uint64_t memory, const uint8_t mac[6])
 	int error = machine_create(&host->machine, memory, mac);
 	if (error)
 		return error;
+	/* Of the first state of a machine that begins here; a clone brings its own. */
+	cmos_set_time(&host->machine.board.cmos, (uint64_t)time(NULL));
 	host->machine.live = &host->live;
 	host->machine.source = &live_source;
 	for (unsigned i = 0; i < OUTPUT_DEVICES; i++)
@@ -307,6 +310,11 @@ int host_verdict(const struct host *host)
 	case MACHINE_ENDED:
 		if (m->end_reason == LOG_END_POWER && m->end_value == 0)
 			return STATUS_OK;
+		if (m->end_reason == LOG_END_RESTART) {
+			say("the guest asked for a restart: it has ended in order, and is yours to "
+			    "start again");
+			return STATUS_OK;
+		}
 		if (m->end_reason == LOG_END_POWER)
 			say("the guest switched its machine off with value %u", m->end_value);
 		else if (m->end_reason == LOG_END_SHUTDOWN)

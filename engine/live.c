@@ -151,10 +151,14 @@ struct log_writer *live_end_log(struct machine *m)
 
 static void take_ticks(struct machine *m, uint64_t now)
 {
-	struct log_tick tick = {.timer = 0, .count = pit_due(&m->board.pit, now), .time_ns = now};
+	struct log_tick tick = {
+		.timer = LOG_TIMER_PIT, .count = pit_due(&m->board.pit, now), .time_ns = now};
 	uint64_t end;
 	if (tick.count > 0 && append(m, LOG_TICK, &tick, sizeof tick, &end))
 		pit_tick(&m->board.pit, &m->env, tick.count);
+	tick = (struct log_tick){.timer = LOG_TIMER_CMOS, .count = 1, .time_ns = now};
+	if (cmos_deadline(&m->board.cmos) <= now && append(m, LOG_TICK, &tick, sizeof tick, &end))
+		cmos_tick(&m->board.cmos, &m->env, now);
 }
 
 static void take_frames(struct machine *m)
@@ -188,12 +192,14 @@ static void take_keys(struct machine *m)
 		uart_receive(&m->board.uart, &m->env, bytes, count);
 }
 
-/* How long a halted guest may sleep: until its timer's next expiration, or until the log may have sent
+/* How long a halted guest may sleep: until its timers' next expiration, or until the log may have sent
  * what it sends from here. */
 static uint64_t sleep_ns(struct machine *m, uint64_t now)
 {
-	uint64_t deadline = pit_deadline(&m->board.pit);
+	uint64_t deadline = pit_deadline(&m->board.pit), other = cmos_deadline(&m->board.cmos);
 	uint64_t longest = frame_queue_keeps(&m->live->frames) ? KEPT_NS : IDLE_NS;
+	if (other < deadline)
+		deadline = other;
 	if (deadline <= now)
 		return 0;
 	return deadline - now < longest ? deadline - now : longest;

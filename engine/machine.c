@@ -141,6 +141,8 @@ static void serve(struct machine *m, int reason)
 		m->source->ended(m, LOG_END_SHUTDOWN, 0);
 	else if (m->board.power_off)
 		m->source->ended(m, LOG_END_POWER, m->board.power_value);
+	else if (m->board.restart)
+		m->source->ended(m, LOG_END_RESTART, 0);
 	else if (m->halted && !run->if_flag)
 		m->source->ended(m, LOG_END_HALT, 0);
 }
@@ -339,7 +341,7 @@ void machine_destroy(struct machine *m)
 	pthread_mutex_destroy(&m->call_lock);
 }
 
-#define STATE_VERSION 1u
+#define STATE_VERSION 2u
 
 struct state {
 	uint32_t version;

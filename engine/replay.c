@@ -205,7 +205,14 @@ static void apply(struct machine *m, const struct log_entry *entry)
 	case LOG_TICK:
 		memcpy(&tick, entry->payload, sizeof tick);
 		m->replay->time_ns = tick.time_ns;
-		pit_tick(&m->board.pit, &m->env, tick.count);
+		if (tick.timer == LOG_TIMER_PIT) {
+			pit_tick(&m->board.pit, &m->env, tick.count);
+		} else if (tick.timer == LOG_TIMER_CMOS) {
+			cmos_tick(&m->board.cmos, &m->env, tick.time_ns);
+		} else {
+			diverged(m, entry, "the guest here has no such timer");
+			return;
+		}
 		break;
 	case LOG_NET_RX:
 		virtio_net_receive(&m->board.net, &m->env, entry->payload, entry->length);

@@ -176,7 +176,8 @@ void log_describe(const struct log_entry *entry, char *text, size_t size)
 	static const char *const reasons[] = {[LOG_END_POWER] = "power",
 		[LOG_END_SHUTDOWN] = "shutdown",
 		[LOG_END_HALT] = "halt",
-		[LOG_END_STOPPED] = "stopped"};
+		[LOG_END_STOPPED] = "stopped",
+		[LOG_END_RESTART] = "restart"};
 	if (size == 0)
 		return;
 	text[0] = 0;

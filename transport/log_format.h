@@ -1,5 +1,5 @@
 /*
- * The log's format, version 1. This file is its specification.
+ * The log's format, version 2. This file is its specification.
  *
  * The log is an endless sequence of bytes; an LSN is an offset in it. It consists of entries, each
  * directly behind the last. All numbers are little-endian; an entry starts at a multiple of 8.
@@ -26,7 +26,7 @@
  * Positions never decrease; several entries may share one.
  *
  * Payloads:
- *   TICK        u32 timer, u32 count, u64 guest time in ns
+ *   TICK        u32 timer (enum log_timer), u32 count, u64 guest time in ns
  *   CLOCK       u64 guest time in ns
  *   NET_RX      an Ethernet frame, 14 to LOG_PAYLOAD_MAX bytes
  *   DISK_DONE   reserved for disks; no length is allowed in version 1, nor for the next reserved ones
@@ -45,7 +45,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LOG_FORMAT_VERSION 1u
+#define LOG_FORMAT_VERSION 2u
 #define LOG_HEADER_SIZE 32u
 #define LOG_TRAILER_SIZE 8u
 #define LOG_PAYLOAD_MAX (65536u + 64u)
@@ -67,11 +67,15 @@ enum log_kind {
 
 enum log_device { LOG_DEVICE_NET, LOG_DEVICE_CONSOLE };
 
+/* Whose time has come: the PIT's channel 0, with a count of expirations, or the CMOS clock's interrupt. */
+enum log_timer { LOG_TIMER_PIT, LOG_TIMER_CMOS };
+
 enum log_end {
 	LOG_END_POWER,    /* the guest switched its machine off; value: its exit code */
 	LOG_END_SHUTDOWN, /* triple fault */
 	LOG_END_HALT,     /* halted with interrupts off: nothing can wake it */
 	LOG_END_STOPPED,  /* a person asked for it */
+	LOG_END_RESTART,  /* the guest asked for a restart */
 };
 
 struct log_tick {

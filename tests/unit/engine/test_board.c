@@ -150,6 +150,98 @@ static void the_machine_is_switched_off_by_a_wide_write_only(void **state)
 	assert_int_equal(w->board.power_value, 0xabcd1234);
 }
 
+static void sleep_type_5_switches_the_machine_off(void **state)
+{
+	(void)state;
+	assert_int_equal(in(PORT_ACPI_CONTROL, 2), 1);
+	out(PORT_ACPI_CONTROL, 2, 5 << 10);
+	assert_false(w->board.power_off);
+	out(PORT_ACPI_CONTROL, 2, 5 << 10 | 1 << 13);
+	assert_true(w->board.power_off);
+	assert_int_equal(w->board.power_value, 0);
+	assert_false(w->board.restart);
+}
+
+static void a_restart_is_asked_for_by_a_byte_to_either_port(void **state)
+{
+	(void)state;
+	struct board before = w->board;
+	out(PORT_RESET, 1, 0x02);
+	out(PORT_RESET - 1, 4, 0x80000600); /* an address for PCI, which a PC has there */
+	out(PORT_RESET, 2, 0x0606);
+	out(PORT_KEYBOARD, 1, 0xaa);
+	out(PORT_KEYBOARD, 2, 0xfefe);
+	out(PORT_KEYBOARD - 4, 1, 0xfe);
+	assert_memory_equal(&w->board, &before, sizeof before);
+	out(PORT_RESET, 1, 0x06);
+	assert_true(w->board.restart);
+	w->board = before;
+	out(PORT_KEYBOARD, 1, 0xfe);
+	assert_true(w->board.restart);
+	assert_false(w->board.power_off);
+}
+
+/* Whoever looks for a keyboard finds a buffer that never runs empty, and one that is free for a command. */
+static void there_is_no_keyboard(void **state)
+{
+	(void)state;
+	assert_int_equal(in(PORT_KEYBOARD, 1), 0xfd);
+	assert_int_equal(in(0x60, 1), 0xff);
+}
+
+static void the_acpi_timer_is_read_whole_and_asks_the_clock_once(void **state)
+{
+	(void)state;
+	w->time_ns = 1000000000;
+	assert_int_equal(in(PORT_ACPI_TIMER, 4), 3579545);
+	assert_int_equal(w->clock_reads, 1);
+	assert_int_equal(in(PORT_ACPI_TIMER, 2), 0xffff);
+	assert_int_equal(in(PORT_ACPI_TIMER + 1, 4), 0xffffffff);
+	out(PORT_ACPI_TIMER, 4, 0);
+	assert_int_equal(
+		in(PORT_ACPI_EVENT + 4, 4), 0xffff0001); /* nothing behind the control block */
+	assert_int_equal(w->clock_reads, 1);
+}
+
+static void the_cmos_clock_answers_at_its_ports(void **state)
+{
+	(void)state;
+	cmos_set_time(&w->board.cmos, 59);
+	out(0x70, 2, 0x5a38); /* the index, then the byte */
+	assert_int_equal(in(0x71, 1), 0x5a);
+	out(0x70, 1, 0x00);
+	assert_int_equal(in(0x70, 2), 0x59ff);
+	assert_int_equal(w->clock_reads, 1);
+}
+
+/* Everything at once, of every size, on a board that was loaded with rubbish: under the sanitizers. */
+static void no_access_leads_out_of_the_board(void **state)
+{
+	(void)state;
+	static const uint16_t bases[] = {
+		0x1e, 0x3e, 0x5f, 0x6e, 0x9e, 0x3f6, 0x4ce, 0x602, 0x61e, 0x626, 0xcf7};
+	unsigned seed = 1;
+	for (unsigned round = 0; round < 200; round++) {
+		for (size_t i = 0; round % 2 && i < sizeof w->board.cmos; i++)
+			((uint8_t *)&w->board.cmos)[i] = (uint8_t)rand_r(&seed);
+		for (unsigned step = 0; step < 500; step++) {
+			uint16_t port = (uint16_t)(bases[(unsigned)rand_r(&seed) %
+							   (sizeof bases / sizeof bases[0])] +
+						   (unsigned)rand_r(&seed) % 12);
+			unsigned size = 1u << (unsigned)rand_r(&seed) % 3;
+			w->time_ns += (unsigned)rand_r(&seed);
+			w->length = 0;
+			if (rand_r(&seed) % 2)
+				out(port, size, (uint32_t)rand_r(&seed) * 3u);
+			else
+				in(port, size);
+			cmos_tick(&w->board.cmos, &w->env, w->time_ns);
+			if (pic_pending(&w->board.pic))
+				board_acknowledge(&w->board, &w->env);
+		}
+	}
+}
+
 /* D3: what a device knows of the time is what the log will say. */
 static void every_read_of_the_clock_asks_for_it_once(void **state)
 {
@@ -240,6 +332,17 @@ int main(void)
 			a_byte_on_the_serial_line_is_an_output, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			the_machine_is_switched_off_by_a_wide_write_only, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			sleep_type_5_switches_the_machine_off, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_restart_is_asked_for_by_a_byte_to_either_port, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(there_is_no_keyboard, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			the_acpi_timer_is_read_whole_and_asks_the_clock_once, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			the_cmos_clock_answers_at_its_ports, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			no_access_leads_out_of_the_board, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			every_read_of_the_clock_asks_for_it_once, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(

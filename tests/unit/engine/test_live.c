@@ -54,6 +54,35 @@ static void what_is_logged_makes_the_same_machine_again(void **state)
 	tiny_free(t);
 }
 
+static void the_cmos_clocks_interrupt_is_an_input(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(ROUNDS);
+	t->machine.board.cmos.bytes[11] |=
+		0x10; /* update-ended interrupts, the first one at once */
+	t->machine.board.cmos.update_ns = 1;
+	struct tiny *twin = tiny_twin(t);
+	tiny_record(t, RING);
+	tiny_run_disturbed(t);
+	assert_powered_off(t);
+
+	unsigned ticks = 0;
+	struct log_reader reader = reader_of(t);
+	struct log_entry entry;
+	while (tiny_walk(&reader, &entry)) {
+		struct log_tick tick;
+		memcpy(&tick, entry.payload, entry.kind == LOG_TICK ? sizeof tick : 0);
+		ticks += entry.kind == LOG_TICK && tick.timer == LOG_TIMER_CMOS;
+	}
+	assert_true(ticks >= 1);
+	assert_int_equal(t->machine.board.cmos.bytes[12], 0x90); /* nobody has read it away */
+	assert_replays(t, twin);
+	assert_memory_equal(&twin->machine.board, &t->machine.board, sizeof t->machine.board);
+	tiny_free(twin);
+	tiny_free(t);
+}
+
 static void nothing_follows_the_end(void **state)
 {
 	(void)state;
@@ -538,6 +567,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_logged_makes_the_same_machine_again),
+		cmocka_unit_test(the_cmos_clocks_interrupt_is_an_input),
 		cmocka_unit_test(nothing_follows_the_end),
 		cmocka_unit_test(a_stop_after_the_guests_own_end_changes_nothing),
 		cmocka_unit_test(a_full_log_stops_the_guest_not_the_log),

@@ -39,6 +39,20 @@ static void a_halt_with_interrupts_off_and_a_triple_fault_end_it(void **state)
 	tiny_free(t);
 }
 
+static void a_restart_ends_it_in_order(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_new();
+	tiny_load(t, restarting_begin, restarting_end);
+	tiny_start(t);
+	tiny_join(t);
+	assert_int_equal(t->machine.verdict, MACHINE_ENDED);
+	assert_int_equal(t->machine.end_reason, LOG_END_RESTART);
+	assert_int_equal(t->machine.end_value, 0);
+	tiny_free(t);
+}
+
 struct asked {
 	pthread_t thread;
 	unsigned times;
@@ -408,6 +422,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_guest_runs_until_it_switches_its_machine_off),
 		cmocka_unit_test(a_halt_with_interrupts_off_and_a_triple_fault_end_it),
+		cmocka_unit_test(a_restart_ends_it_in_order),
 		cmocka_unit_test(a_call_runs_on_the_vcpu_thread_even_if_the_guest_never_leaves),
 		cmocka_unit_test(a_call_as_the_machine_ends_is_answered_once),
 		cmocka_unit_test(a_machine_saved_at_any_pause_goes_on_elsewhere),

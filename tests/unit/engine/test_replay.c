@@ -241,6 +241,17 @@ static void an_output_that_differs_is_a_divergence_and_stays_unsealed(void **sta
 	}
 }
 
+static void a_tick_of_a_timer_that_is_not_there_is_a_divergence(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	unsigned which = find_some(LOG_TICK);
+	struct log_tick tick;
+	memcpy(&tick, entries[which].payload, sizeof tick);
+	tick.timer = LOG_TIMER_CMOS + 1;
+	assert_diverges(which, LOG_TICK, 0, &tick);
+}
+
 static void an_end_of_another_kind_is_a_divergence(void **state)
 {
 	(void)state;
@@ -578,6 +589,7 @@ int main(void)
 		cmocka_unit_test(an_input_at_another_position_is_never_applied),
 		cmocka_unit_test(an_entry_that_is_missing_is_missed),
 		cmocka_unit_test(an_output_that_differs_is_a_divergence_and_stays_unsealed),
+		cmocka_unit_test(a_tick_of_a_timer_that_is_not_there_is_a_divergence),
 		cmocka_unit_test(an_end_of_another_kind_is_a_divergence),
 		cmocka_unit_test(a_stop_in_the_log_stops_the_machine),
 		cmocka_unit_test(a_log_that_changes_after_it_was_received_is_not_gone_on_with),

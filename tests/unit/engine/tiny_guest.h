@@ -150,6 +150,15 @@ __asm__(".pushsection .rodata\n"
 	"	hlt\n"
 	"dead_end:\n"
 
+	/* Asks for a restart, and would go on. */
+	".globl restarting_begin, restarting_end\n"
+	"restarting_begin:\n"
+	"	movb $6, %al\n"
+	"	movw $0xcf9, %dx\n"
+	"	outb %al, %dx\n"
+	"1:	jmp 1b\n"
+	"restarting_end:\n"
+
 	/* An exception without a table for exceptions: a triple fault. */
 	".globl faulting_begin, faulting_end\n"
 	"faulting_begin:\n"
@@ -161,6 +170,7 @@ __asm__(".pushsection .rodata\n"
 extern const uint8_t busy_begin[], busy_timer[], busy_keys[], busy_net[], busy_end[];
 extern const uint8_t computing_begin[], computing_end[], leaving_begin[], leaving_end[];
 extern const uint8_t dead_begin[], dead_end[], faulting_begin[], faulting_end[];
+extern const uint8_t restarting_begin[], restarting_end[];
 
 struct tiny {
 	struct machine machine;

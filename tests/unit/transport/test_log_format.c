@@ -433,6 +433,9 @@ static void an_entry_is_described_in_one_line(void **state)
 	assert_described(
 		LOG_OUTPUT, &strange, sizeof strange, " device=? count=5 bytes=0000000000000abc");
 	assert_described(LOG_END, &ending, sizeof ending, " reason=power value=7");
+	const struct log_ending restart = {LOG_END_RESTART, 0}, unknown = {LOG_END_RESTART + 1, 0};
+	assert_described(LOG_END, &restart, sizeof restart, " reason=restart value=0");
+	assert_described(LOG_END, &unknown, sizeof unknown, " reason=? value=0");
 	assert_described(LOG_CLOCK, &word, 8, " time=99");
 	assert_described(LOG_MARK, &word, 8, " left=99");
 	assert_described(LOG_RELEASED, &word, 8, " upto=99");
