@@ -32,6 +32,8 @@ enum {
 };
 
 static const uint8_t may_be_level[2] = {0xf8, 0xde};
+/* Those of devices that hold their line until they are answered. */
+static const uint8_t always_level[2] = {1u << IRQ_NET, 0};
 
 static uint8_t bit_of(unsigned line)
 {
@@ -114,8 +116,8 @@ void pic_reset(struct pic *pic)
 	for (unsigned which = 0; which < 2; which++) {
 		pic->chip[which].init_step = AWAIT_ICW1;
 		pic->chip[which].lowest_priority = 7;
+		pic->chip[which].elcr = always_level[which];
 	}
-	pic->chip[0].elcr = bit_of(IRQ_NET);
 }
 
 void pic_set_line(struct pic *pic, unsigned line, bool level)
@@ -247,7 +249,8 @@ void pic_write(struct pic *pic, uint16_t port, uint8_t value)
 	unsigned which = port >= 0xa0;
 	struct pic_chip *chip = &pic->chip[which];
 	if (port == 0x4d0 || port == 0x4d1)
-		write_elcr(&pic->chip[port & 1], value & may_be_level[port & 1]);
+		write_elcr(&pic->chip[port & 1],
+			(value & may_be_level[port & 1]) | always_level[port & 1]);
 	else if ((port & 1) && chip->init_step > AWAIT_ICW1)
 		write_icw(chip, value);
 	else if (port & 1)

@@ -3,7 +3,8 @@
  *
  * What a PC's board adds is here too: the second chip hangs on line 2 of the first, lines 0, 1, 2,
  * 8 and 13 are always edge-triggered, ICW1's level bit is ignored in favour of the control
- * registers, and virtio-net's line starts as level-triggered, as firmware would have set it.
+ * registers, and the lines of virtio devices are always level-triggered: Linux with ACPI clears the control
+ * registers and sets them again for what the tables name.
  */
 #pragma once
 

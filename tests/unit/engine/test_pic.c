@@ -327,6 +327,60 @@ static void level_control_spares_the_board_s_own_lines(void **state)
 	assert_false(pic_pending(&pic));
 }
 
+static void a_line_that_is_wired_as_a_level_stays_one(void **state)
+{
+	(void)state;
+	struct pic pic = ready_pic();
+	pic_write(&pic, 0x4d0, 0x00);
+	pic_write(&pic, 0x4d1, 0x02); /* as Linux does for its SCI */
+	assert_int_equal(pic_read(&pic, 0x4d0), 1u << IRQ_NET);
+	assert_int_equal(pic_read(&pic, 0x4d1), 0x02);
+	pic_set_line(&pic, IRQ_NET, true);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(pic_acknowledge(&pic), 0x30 + IRQ_NET);
+		pic_write(&pic, MASTER, 0x60 + IRQ_NET);
+	}
+	pic_set_line(&pic, IRQ_NET, false);
+	assert_false(pic_pending(&pic));
+}
+
+/* Linux probes for the chip before it has initialised it, then serves each line in these steps. */
+static void a_kernel_that_masks_and_acknowledges_sees_each_edge_once(void **state)
+{
+	(void)state;
+	struct pic pic;
+	pic_reset(&pic);
+	pic_write(&pic, SLAVE + 1, 0xff);
+	pic_write(&pic, MASTER + 1, 0xfb);
+	assert_int_equal(pic_read(&pic, MASTER + 1), 0xfb);
+	pic_write(&pic, MASTER + 1, 0xff);
+	initialise(&pic, 0x01, 0x01);
+	pic_write(&pic, MASTER + 1, 0xfa);
+	pic_write(&pic, SLAVE + 1, 0xfe); /* the clock's line, 8 */
+	for (unsigned i = 0; i < 3; i++) {
+		raise_edge(&pic, 0);
+		assert_int_equal(pic_acknowledge(&pic), 0x30);
+		assert_int_equal(pic_read(&pic, MASTER + 1), 0xfa);
+		pic_write(&pic, MASTER + 1, 0xfb);
+		pic_write(&pic, MASTER, 0x60);
+		assert_int_equal(read_isr(&pic, MASTER), 0);
+		raise_edge(&pic, 0); /* masked: it waits */
+		assert_false(pic_pending(&pic));
+		pic_write(&pic, MASTER + 1, 0xfa);
+		assert_int_equal(pic_acknowledge(&pic), 0x30);
+		pic_write(&pic, MASTER, 0x60);
+		assert_false(pic_pending(&pic));
+
+		raise_edge(&pic, 8);
+		assert_int_equal(pic_acknowledge(&pic), 0x38);
+		pic_write(&pic, SLAVE + 1, 0xff);
+		pic_write(&pic, SLAVE, 0x60);
+		pic_write(&pic, MASTER, 0x62);
+		pic_write(&pic, SLAVE + 1, 0xfe);
+		assert_false(pic_pending(&pic));
+	}
+}
+
 static void initialising_forgets_edges_masks_and_service(void **state)
 {
 	(void)state;
@@ -399,6 +453,8 @@ int main(void)
 		cmocka_unit_test(a_poll_acknowledges),
 		cmocka_unit_test(an_acknowledge_without_a_request_is_spurious),
 		cmocka_unit_test(level_control_spares_the_board_s_own_lines),
+		cmocka_unit_test(a_line_that_is_wired_as_a_level_stays_one),
+		cmocka_unit_test(a_kernel_that_masks_and_acknowledges_sees_each_edge_once),
 		cmocka_unit_test(initialising_forgets_edges_masks_and_service),
 		cmocka_unit_test(equal_inputs_leave_equal_bytes),
 	};
