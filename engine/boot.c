@@ -1,5 +1,6 @@
 #include "engine/boot.h"
 
+#include "engine/acpi.h"
 #include "engine/elf.h"
 
 #include <archive.h>
@@ -215,11 +216,14 @@ static void write_tables(struct guest_memory *memory)
 	put64(memory, BOOT_GDT + BOOT_DATA_SELECTOR, 0x00cf93000000ffff);
 }
 
-static void add_memory(struct boot_params *params, uint64_t from, uint64_t end)
+enum memory_type { MEMORY_USABLE = 1, MEMORY_RESERVED };
+
+static void add_memory(
+	struct boot_params *params, uint64_t from, uint64_t end, enum memory_type type)
 {
 	if (from < end)
-		params->e820_table[params->e820_entries++] = (struct boot_e820_entry){
-			.addr = from, .size = end - from, .type = 1 /* usable */};
+		params->e820_table[params->e820_entries++] =
+			(struct boot_e820_entry){.addr = from, .size = end - from, .type = type};
 }
 
 static int write_params(
@@ -229,8 +233,10 @@ static int write_params(
 	params.hdr.type_of_loader = LOADER_OTHER;
 	params.hdr.cmd_line_ptr = BOOT_COMMAND;
 	params.hdr.setup_data = BOOT_SEED;
-	add_memory(&params, 0, LOW_MEMORY_END);
-	add_memory(&params, MEGABYTE, memory->size);
+	add_memory(&params, 0, LOW_MEMORY_END, MEMORY_USABLE);
+	add_memory(&params, BOOT_ACPI, MEGABYTE, MEMORY_RESERVED);
+	add_memory(&params, MEGABYTE, memory->size, MEMORY_USABLE);
+	params.acpi_rsdp_addr = BOOT_ACPI;
 	memcpy(memory_write_ptr(memory, gpa_of(BOOT_PARAMS), sizeof params), &params,
 		sizeof params);
 
@@ -264,7 +270,10 @@ int boot_load(struct guest_memory *memory, const char *kernel_path, const char *
 	const char *append, uint64_t *entry)
 {
 	struct kernel kernel = {.entry = 0};
-	int error = load_kernel(memory, kernel_path, &kernel);
+	/* First: a kernel that is linked to where they are has no use for them. */
+	int error = acpi_build(memory, gpa_of(BOOT_ACPI));
+	if (!error)
+		error = load_kernel(memory, kernel_path, &kernel);
 	if (!error && initrd)
 		error = load_initrd(memory, initrd, &kernel);
 	if (!error)

@@ -20,12 +20,13 @@
 #define BOOT_SEED 0x9000u
 #define BOOT_COMMAND 0xa000u
 #define BOOT_COMMAND_MAX 2048u /* bytes of a command line, with its end */
+#define BOOT_ACPI 0xe0000u     /* where firmware has its tables */
 #define BOOT_END 0x10000u      /* an ELF kernel's segments lie above */
 
 /* What Linux is told before what a person adds, who may say it again otherwise: its console, the devices
  * it cannot find by itself, and what it must not use or look for (D4). */
 #define BOOT_COMMAND_DEFAULT                                                                       \
-	"console=ttyS0 pci=off acpi=off noapic nolapic notsc no_timer_check lpj=1000000 reboot=k " \
+	"console=ttyS0 pci=off noapic nolapic notsc no_timer_check lpj=1000000 "                   \
 	"transparent_hugepage=never virtio_mmio.device=512@0xd0000000:5"
 
 /* `initrd` may be NULL; `append` follows the default command line. `entry` is where the kernel starts. -ENOEXEC: not such a file, or damaged;

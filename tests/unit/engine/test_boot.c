@@ -1,5 +1,6 @@
 /* Kernels that are not what they should be: whatever the file says, it is refused or loaded, and no
  * byte outside the guest's memory is touched (which the sanitizers see). */
+#include "engine/acpi.h"
 #include "engine/boot.h"
 
 #include <asm/bootparam.h>
@@ -114,6 +115,31 @@ static void the_first_four_gigabytes_are_mapped_one_to_one(void **state)
 		assert_int_equal(found & 0x80, 0x80);
 		assert_int_equal(found & ~0x1fffffull, address & ~0x1fffffull);
 	}
+}
+
+static void the_acpi_tables_lie_in_memory_that_the_map_reserves(void **state)
+{
+	(void)state;
+	assert_int_equal(load(&good), 0);
+	struct boot_params params;
+	memcpy(&params, memory.base + BOOT_PARAMS, sizeof params);
+	assert_int_equal(params.acpi_rsdp_addr, BOOT_ACPI);
+	assert_memory_equal(memory.base + BOOT_ACPI, "RSD PTR ", 8);
+	unsigned reserved = 0;
+	for (unsigned i = 0; i < params.e820_entries; i++) {
+		const struct boot_e820_entry *range = &params.e820_table[i];
+		bool apart = range->addr + range->size <= BOOT_ACPI ||
+			     range->addr >= BOOT_ACPI + ACPI_TABLES_SIZE;
+		assert_true(apart || range->type == 2);
+		reserved += !apart;
+	}
+	assert_int_equal(reserved, 1);
+
+	/* A kernel that is linked there has its bytes there. */
+	struct image image = good;
+	image.segment[1].p_paddr = BOOT_ACPI;
+	assert_int_equal(load(&image), 0);
+	assert_memory_equal(memory.base + BOOT_ACPI, good.data, sizeof good.data);
 }
 
 static void the_command_line_has_a_longest_length(void **state)
@@ -258,6 +284,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_kernel_lies_where_its_segments_say),
 		cmocka_unit_test(the_first_four_gigabytes_are_mapped_one_to_one),
+		cmocka_unit_test(the_acpi_tables_lie_in_memory_that_the_map_reserves),
 		cmocka_unit_test(the_command_line_has_a_longest_length),
 		cmocka_unit_test(each_wrong_field_is_refused),
 		cmocka_unit_test(the_last_bytes_of_memory_may_be_used),
