@@ -232,7 +232,7 @@ uint8_t cmos_read(struct cmos *cmos, struct device_env *env, uint16_t port)
 void cmos_write(struct cmos *cmos, struct device_env *env, uint16_t port, uint8_t value)
 {
 	if (port == 0x70) /* bit 7 masks NMIs, of which there are none */
-		cmos->index = value % CMOS_BYTES;
+		cmos->index = value;
 	else
 		write_register(cmos, env, cmos->index % CMOS_BYTES, value);
 }

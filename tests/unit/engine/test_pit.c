@@ -338,6 +338,81 @@ static void read_back_latches_status_before_count(void **state)
 	assert_in_range(read_word(&pit, &world, 0), 979, 980);
 }
 
+/* Linux' one-shot timer: mode 4, a new count for each event, without another control word. */
+static void a_timer_set_again_and_again_expires_once_each_time(void **state)
+{
+	(void)state;
+	struct world world = new_world();
+	struct pit pit;
+	pit_reset(&pit);
+	pit_write(&pit, &world.env, 0x43, 0x38);
+	assert_true(pit_deadline(&pit) == PIT_NO_DEADLINE);
+	for (unsigned i = 1; i <= 100; i++) {
+		uint16_t delta = (uint16_t)(i * 327);
+		pit_write(&pit, &world.env, 0x40, (uint8_t)delta);
+		pit_write(&pit, &world.env, 0x40, (uint8_t)(delta >> 8));
+		if (i % 5 == 0) { /* set again before it came */
+			world.now += ns_of(delta) - 1;
+			assert_int_equal(pit_due(&pit, world.now), 0);
+			continue;
+		}
+		uint64_t deadline = world.now + ns_of(delta);
+		assert_true(pit_deadline(&pit) == deadline);
+		world.now = deadline + i;
+		assert_int_equal(pit_due(&pit, world.now), 1);
+		pit_tick(&pit, &world.env, 1);
+		pit_acknowledged(&pit, &world.env);
+		assert_int_equal(pit.backlog, 0);
+		assert_true(pit_deadline(&pit) == PIT_NO_DEADLINE);
+	}
+	assert_int_equal(world.rises, 80);
+}
+
+/* Its clock: the count of mode 2, latched, never 0 and never above the reload, and the ticks. */
+static void a_clock_made_of_counts_and_ticks_does_not_go_back(void **state)
+{
+	(void)state;
+	enum { LATCH = 4773 }; /* 250 Hz */
+	struct world world = new_world();
+	struct pit pit;
+	pit_reset(&pit);
+	program(&pit, &world, 0, 2, LATCH);
+	uint64_t ticks = 0, before = 0, start = world.now;
+	for (unsigned i = 0; i < 20000; i++) {
+		world.now += 1 + i * 7919 % 5000;
+		uint32_t due = pit_due(&pit, world.now);
+		assert_in_range(due, 0, 1);
+		ticks += due;
+		pit_tick(&pit, &world.env, due);
+		if (due)
+			pit_acknowledged(&pit, &world.env);
+		uint16_t count = latch_and_read(&pit, &world, 0);
+		assert_in_range(count, 1, LATCH);
+		uint64_t clocks = ticks * LATCH + (LATCH - count);
+		assert_true(clocks >= before);
+		assert_true(world.now - start >= ns_of(clocks) &&
+			    world.now - start < ns_of(clocks + 1));
+		before = clocks;
+	}
+}
+
+/* Linux' decompressor takes the timer's bits for its dice, and waits until they are there. */
+static void a_fresh_timer_counts(void **state)
+{
+	(void)state;
+	struct world world = new_world();
+	struct pit pit;
+	pit_reset(&pit);
+	pit_write(&pit, &world.env, 0x43, 0xc2);
+	assert_int_equal(pit_read(&pit, &world.env, 0x40) & 0x40, 0);
+	uint16_t first = read_word(&pit, &world, 0);
+	world.now += ns_of(100);
+	pit_write(&pit, &world.env, 0x43, 0xc2);
+	pit_read(&pit, &world.env, 0x40);
+	assert_in_range((uint16_t)(first - read_word(&pit, &world, 0)), 99, 101);
+	assert_true(pit_deadline(&pit) == PIT_NO_DEADLINE);
+}
+
 static bool speaker_out(struct pit *pit, struct world *world)
 {
 	return pit_read(pit, &world->env, 0x61) & 0x20;
@@ -509,6 +584,9 @@ int main(void)
 		cmocka_unit_test(one_byte_access_modes_read_and_write_that_byte),
 		cmocka_unit_test(bcd_counts_in_decimal),
 		cmocka_unit_test(read_back_latches_status_before_count),
+		cmocka_unit_test(a_timer_set_again_and_again_expires_once_each_time),
+		cmocka_unit_test(a_clock_made_of_counts_and_ticks_does_not_go_back),
+		cmocka_unit_test(a_fresh_timer_counts),
 		cmocka_unit_test(channel_2_rises_at_its_terminal_count),
 		cmocka_unit_test(the_gate_holds_and_restarts_channel_2),
 		cmocka_unit_test(the_gate_s_edge_starts_modes_1_and_5),

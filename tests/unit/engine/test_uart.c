@@ -226,6 +226,77 @@ static void clearing_the_fifo_drops_what_is_in_it(void **state)
 	assert_int_equal(get(DATA), 'x');
 }
 
+/* What Linux' 8250 driver asks before it believes in a port, in its order. */
+static void a_driver_that_looks_closely_finds_a_16550a(void **state)
+{
+	(void)state;
+	put(IER, 0x00);
+	assert_int_equal(get(IER), 0x00);
+	put(IER, 0x0f);
+	assert_int_equal(get(IER), 0x0f);
+	put(IER, 0x00);
+	put(MCR, 0x1a);
+	assert_int_equal(get(MSR) & 0xf0, 0x90);
+	put(MCR, 0x00);
+	put(LCR, 0xbf); /* a 16650 has other registers behind this */
+	put(FCR, 0x00);
+	put(LCR, 0x00);
+	put(FCR, 0x01);
+	assert_int_equal(get(IIR) >> 6, 3);
+	put(LCR, 0x80);
+	assert_true(get(IIR) != 0);
+	put(LCR, 0xbf);
+	assert_true(get(IIR) != 0);
+	put(LCR, 0xe0); /* a National one has its MCR's loopback bit here */
+	uint8_t plain = get(IIR);
+	put(LCR, 0x00);
+	put(MCR, 0x10);
+	put(LCR, 0xe0);
+	assert_int_equal((get(IIR) ^ plain) & 0x10, 0);
+	put(LCR, 0x00);
+	put(MCR, 0x00);
+	put(FCR, 0x01);
+	assert_int_equal(get(IIR) >> 5, 6);
+	put(FCR, 0x21); /* a 16750 has 64 bytes then */
+	assert_int_equal(get(IIR) >> 5, 6);
+	put(LCR, 0x80);
+	put(FCR, 0x21);
+	assert_int_equal(get(IIR) >> 5, 6);
+	put(LCR, 0x00);
+	put(IER, 0x40); /* the enable bit of an XScale's */
+	assert_int_equal(get(IER), 0x00);
+}
+
+/* Its tests for transmitters that do not say that they are empty, and for interrupts that get lost. */
+static void a_driver_that_trusts_no_transmitter_finds_nothing_to_work_around(void **state)
+{
+	(void)state;
+	put(FCR, 0x01);
+	for (unsigned i = 0; i < 2; i++) {
+		put(IER, 0x02);
+		assert_int_equal(get(IIR), 0xc2);
+		put(IER, 0x00);
+	}
+	put(IER, 0x02);
+	assert_int_equal(get(LSR), 0x60);
+	assert_int_equal(get(IIR) & 1, 0);
+	put(IER, 0x00);
+	assert_false(world.line);
+	/* A full FIFO of output in one interrupt, and the line is an edge again behind it. */
+	put(IER, 0x05);
+	put(IER, 0x07);
+	for (unsigned round = 0; round < 3; round++) {
+		assert_int_equal(get(IIR), 0xc2);
+		assert_false(world.line);
+		for (unsigned i = 0; i < UART_FIFO; i++)
+			put(DATA, 'a');
+		assert_true(world.line);
+	}
+	put(IER, 0x05);
+	assert_false(world.line);
+	assert_int_equal(get(IIR), 0xc1);
+}
+
 /* Also under the sanitizers: no bytes loaded and no write leads anywhere but into the struct. */
 static void equal_inputs_leave_equal_bytes(void **state)
 {
@@ -275,6 +346,9 @@ int main(void)
 		cmocka_unit_test_setup(loopback_returns_what_is_sent, set_up),
 		cmocka_unit_test_setup(the_line_keeps_what_the_fifo_cannot, set_up),
 		cmocka_unit_test_setup(clearing_the_fifo_drops_what_is_in_it, set_up),
+		cmocka_unit_test_setup(a_driver_that_looks_closely_finds_a_16550a, set_up),
+		cmocka_unit_test_setup(
+			a_driver_that_trusts_no_transmitter_finds_nothing_to_work_around, set_up),
 		cmocka_unit_test_setup(equal_inputs_leave_equal_bytes, set_up),
 	};
 	return !!cmocka_run_group_tests(tests, NULL, NULL);
