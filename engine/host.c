@@ -311,8 +311,7 @@ int host_verdict(const struct host *host)
 		if (m->end_reason == LOG_END_POWER && m->end_value == 0)
 			return STATUS_OK;
 		if (m->end_reason == LOG_END_RESTART) {
-			say("the guest asked for a restart: it has ended in order, and is yours to "
-			    "start again");
+			say("the guest has ended in order and asks for a restart: run it again");
 			return STATUS_OK;
 		}
 		if (m->end_reason == LOG_END_POWER)
