@@ -27,6 +27,7 @@
  * it cannot find by itself, and what it must not use or look for (D4). */
 #define BOOT_COMMAND_DEFAULT                                                                       \
 	"console=ttyS0 pci=off noapic nolapic notsc no_timer_check lpj=1000000 io_delay=none "     \
+	"randomize_kstack_offset=off "                                                             \
 	"transparent_hugepage=never virtio_mmio.device=512@0xd0000000:5"
 
 /* `initrd` may be NULL; `append` follows the default command line. `entry` is where the kernel starts. -ENOEXEC: not such a file, or damaged;
