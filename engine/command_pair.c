@@ -40,6 +40,14 @@ static json_t *log_status(const struct durable_thread *log)
 	return status;
 }
 
+static void put_lag(json_t *status, const struct live *live)
+{
+	put_ms(status, "lag_ms", atomic_load(&live->lag.shown_lag_ns));
+	put(status, "slowed_percent", atomic_load(&live->lag.shown_percent));
+	put_ms(status, "slowed_ms", atomic_load(&live->lag.shown_slept_ns));
+	put(status, "ring_stops", atomic_load(&live->stops));
+}
+
 static void on_status(void *context, json_t *status)
 {
 	struct pair *pair = context;
@@ -59,6 +67,7 @@ static void on_status(void *context, json_t *status)
 		put(status, "replayed_bytes", replayed);
 		put(status, "durable_bytes", session_durable(session));
 		put(status, "lag_bytes", flushed > replayed ? flushed - replayed : 0);
+		put_lag(status, &pair->host.live);
 		put(status, "clone_bytes", session->clone_bytes);
 		put_ms(status, "clone_ms", session->clone_ns);
 	}

@@ -56,6 +56,7 @@ enum key {
 	KEY_HEARTBEAT,
 	KEY_TIMEOUT,
 	KEY_RING,
+	KEY_LAG,
 	KEY_JSON,
 	KEY_HELP,
 };
@@ -132,6 +133,12 @@ static const struct {
 	{PRIMARY, {"ring", KEY_RING, "SIZE", 0,
 			  "log that may be on its way: a power of two from 1M to 1G (default: 16M)",
 			  0}},
+	{PRIMARY | STANDBY,
+		{"lag", KEY_LAG, "MS", 0,
+			"how far a backup may be behind its primary, 50 to 60000 (default: "
+			"100): when it is further, the guest is slowed until it is not; "
+			"counted until the ack is here, so give a slow network more",
+			0}},
 	{STATUS, {"json", KEY_JSON, NULL, 0, "as JSON", 0}},
 	{~0u, {"help", KEY_HELP, NULL, 0, "says this, and the exit statuses", 0}},
 };
@@ -184,6 +191,16 @@ static uint64_t parse_size(const char *text)
 	return (uint64_t)value << shift;
 }
 
+static bool parse_number(const char *text, unsigned least, unsigned most, unsigned *number)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+	if (text[0] < '0' || text[0] > '9' || *end != '\0' || value < least || value > most)
+		return false;
+	*number = (unsigned)value;
+	return true;
+}
+
 static bool parse_mac(const char *text, uint8_t mac[6])
 {
 	static const uint8_t none[6];
@@ -201,7 +218,6 @@ static bool parse_mac(const char *text, uint8_t mac[6])
 /* Takes an option's value; the message says what is wrong with it. */
 static int take(struct config *config, int key, char *value)
 {
-	char *end;
 	switch (key) {
 	case KEY_NAME:
 		config->name = value;
@@ -287,13 +303,14 @@ static int take(struct config *config, int key, char *value)
 	case KEY_HEARTBEAT:
 		config->heartbeat = value;
 		break;
-	case KEY_TIMEOUT: {
-		unsigned long ms = strtoul(value, &end, 10);
-		if (value[0] < '0' || value[0] > '9' || *end != '\0' || ms < 50 || ms > 60000)
+	case KEY_TIMEOUT:
+		if (!parse_number(value, 50, 60000, &config->timeout_ms))
 			return fail(EINVAL, "--heartbeat-timeout %s: give 50 to 60000 ms", value);
-		config->timeout_ms = (unsigned)ms;
 		break;
-	}
+	case KEY_LAG:
+		if (!parse_number(value, 50, 60000, &config->lag_ms))
+			return fail(EINVAL, "--lag %s: give 50 to 60000 ms", value);
+		break;
 	case KEY_RING:
 		config->ring = parse_size(value);
 		if (config->ring < (1u << 20) || config->ring > (1u << 30) ||
@@ -404,6 +421,7 @@ int config_parse(struct config *config, int argc, char **argv)
 		.append = "",
 		.commit = COMMIT_RECEIVED,
 		.timeout_ms = 500,
+		.lag_ms = LAG_DEFAULT_MS,
 		.ring = 16u << 20,
 		.heartbeat = "127.0.0.1",
 		.command = COMMANDS};

@@ -19,6 +19,7 @@ enum exit_status {
 };
 
 #define MEMORY_DEFAULT (256u << 20) /* bytes of guest memory */
+#define LAG_DEFAULT_MS 100u         /* the lag of a backup that slows nobody */
 
 /* What an output of a protected guest waits for: the backup has ... all that led to it. */
 enum commit_level {
@@ -59,6 +60,7 @@ struct config {
 	bool log_newest;     /* a full log drops its oldest entries */
 	bool log_described;  /* --log-size or --log-keep was given */
 	unsigned timeout_ms; /* heartbeats */
+	unsigned lag_ms;     /* a backup that is further behind slows its primary's guest */
 	bool take_over, json;
 	uint8_t mac[6];
 };

@@ -134,6 +134,7 @@ int host_open(struct host *host, const struct config *config, const struct host_
 	host->events = *events;
 	host->live.outputs_wait = outputs_wait;
 	host->live.context = host;
+	host->live.lag.bound_ns = (uint64_t)config->lag_ms * 1000000u;
 	port_block_signals();
 	signal(SIGPIPE, SIG_IGN);
 	int error = open_events(host);

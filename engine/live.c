@@ -42,6 +42,7 @@ static void free_frames(struct live *live)
 static void hand_over(struct machine *m)
 {
 	struct live *live = m->live;
+	lag_note(&live->lag, live->logged, now_ns());
 	int error = log_writer_flush(live->log);
 	/* The provider has no room for what it would have to remember: at the next look. */
 	live->flush_wanted = error == -EAGAIN;
@@ -97,6 +98,12 @@ static void flush(struct machine *m, position left)
 	hand_over(m);
 }
 
+static void look_at_lag(struct live *live, uint64_t now)
+{
+	if (live->log)
+		lag_look(&live->lag, log_writer_consumed(live->log), now);
+}
+
 /*
  * Appends an input or an output at this position. Waits while there is no room, which stops the guest
  * and not the log (L3), and while a broken log's fate is being decided. False when the machine has
@@ -107,16 +114,23 @@ static bool append(
 {
 	struct live *live = m->live;
 	*end = 0;
+	bool stopped = false;
 	while (live->log && !machine_ended(m)) {
 		uint32_t watched = machine_watch(m);
 		int error = live->broken ? -EAGAIN
 					 : log_writer_append(live->log, kind, m->exits,
 						   machine_digest(m), payload, length, end);
-		if (error == 0)
+		if (error == 0) {
+			live->logged = *end;
 			return true;
+		}
 		CHECK(D2, error == -EAGAIN, "the log refuses %s of %u bytes: %s",
 			log_kind_name(kind), length, fail_message());
+		if (!stopped && !live->broken)
+			atomic_fetch_add_explicit(&live->stops, 1, memory_order_relaxed);
+		stopped = true;
 		flush(m, m->exits);
+		look_at_lag(live, now_ns());
 		machine_wait(m, watched, WAIT_NS);
 	}
 	return !machine_ended(m);
@@ -133,6 +147,10 @@ void live_begin_log(struct machine *m, struct log_writer *log, uint32_t session)
 	live->told_released = 0;
 	live->output_sealed = false;
 	memset(live->sealed, 0, sizeof live->sealed);
+	live->logged = 0;
+	live->entered_ns = now_ns();
+	lag_begin(&live->lag, live->entered_ns);
+	atomic_store_explicit(&live->stops, 0, memory_order_relaxed);
 	atomic_store_explicit(&live->flushed, log_writer_flushed(log), memory_order_release);
 }
 
@@ -143,6 +161,7 @@ struct log_writer *live_end_log(struct machine *m)
 	m->live->session = SESSION_ALONE;
 	m->live->broken = false;
 	m->live->acks_ring = false;
+	lag_end(&m->live->lag);
 	/* Their LSNs mean nothing in the next log, which would keep them until it is as long. What may
 	 * still be read of them behind the fence is placed nowhere, or is not whole (L2). */
 	free_frames(m->live);
@@ -205,9 +224,33 @@ static uint64_t sleep_ns(struct machine *m, uint64_t now)
 	return deadline - now < longest ? deadline - now : longest;
 }
 
+/*
+ * The guest has run until `left`, and everything of this position is taken: sleeps for the share of that
+ * time which a slower backup needs. What has gathered leaves before.
+ */
+static void slow_down(struct machine *m, uint64_t left, uint64_t now)
+{
+	struct live *live = m->live;
+	look_at_lag(live, now);
+	uint64_t pause = lag_pause(&live->lag, left - live->entered_ns), began = now;
+	if (pause > 0)
+		flush(m, m->exits + 1);
+	/* Whoever wakes us is answered, and the guest sleeps on. */
+	while (live->log && now - began < pause) {
+		uint32_t watched = machine_watch(m);
+		if (machine_must_pause(m) || !machine_wait(m, watched, pause - (now - began)))
+			break;
+		now = now_ns();
+	}
+	if (pause > 0)
+		lag_slept(&live->lag, now - began);
+	live->entered_ns = now;
+}
+
 static void live_inputs(struct machine *m)
 {
 	struct live *live = m->live;
+	uint64_t left = now_ns();
 	for (;;) {
 		uint32_t watched = machine_watch(m);
 		uint64_t now = guest_now(live);
@@ -222,10 +265,15 @@ static void live_inputs(struct machine *m)
 		flush(m, m->exits);
 		if (machine_must_pause(m))
 			return;
+		look_at_lag(live, now_ns());
 		machine_wait(m, watched, sleep_ns(m, guest_now(live)));
 	}
-	if (live->log && (live->flush_wanted || log_writer_flush_due(live->log, now_ns())))
+	if (!live->log)
+		return;
+	uint64_t taken = now_ns();
+	if (live->flush_wanted || log_writer_flush_due(live->log, taken))
 		flush(m, m->exits + 1);
+	slow_down(m, left, taken);
 }
 
 static uint64_t live_clock(struct machine *m)
@@ -267,9 +315,13 @@ static void live_flush(struct machine *m)
 static void live_interrupted(struct machine *m)
 {
 	struct live *live = m->live;
+	uint64_t left = now_ns();
 	bool beat = atomic_load_explicit(&live->beat_wanted, memory_order_relaxed);
-	if (live->log && (beat || log_writer_flush_due(live->log, now_ns())))
+	if (!live->log)
+		return;
+	if (beat || log_writer_flush_due(live->log, left))
 		flush(m, m->exits + 1);
+	slow_down(m, left, left);
 }
 
 void live_beat(struct machine *m)

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "engine/lag.h"
 #include "engine/machine.h"
 #include "engine/queue.h"
 #include "transport/log_writer.h"
@@ -21,6 +22,13 @@ struct live {
 	position told_left;
 	uint64_t told_released;
 	uint64_t sealed[OUTPUT_DEVICES]; /* LSN of the last output sealed */
+
+	/* How far behind the backup is; what that costs the guest. */
+	struct lag lag;
+	uint64_t logged;     /* LSN behind the last input or output */
+	uint64_t entered_ns; /* when the guest was last let go on */
+	_Atomic uint64_t
+		stops; /* times that the guest has stood still for want of room in the log */
 
 	/* The guest's time: guest_ns at host_ns, and the newest value given out. */
 	uint64_t guest_ns, host_ns, newest_ns;

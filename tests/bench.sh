@@ -87,14 +87,14 @@ machine()
 # load KIND PACE PROCESS...: the client works for a while; its figures are KIND.PACE.*.
 load()
 {
-	local what=$1.$2 process requests used=() log exits
+	local what=$1.$2 process requests used=() log exits slowed
 	local -A paces=([steady]="--rate $STEADY" [one]="--closed 1" [many]="--closed $MANY")
 	local options=${paces[$2]}
 	shift 2
 	for process in "$@"; do
 		used+=("$(cpu_ns "$process")")
 	done
-	log=$(host_status "$1" log_bytes) exits=$(host_status "$1" exits)
+	log=$(host_status "$1" log_bytes) exits=$(host_status "$1" exits) slowed=$(host_status "$1" slowed_ms)
 	# shellcheck disable=SC2086 # several words
 	run_client $options --every 0 --seconds "$EACH" ||
 		lab_fail "the client found: $(cat "$LAB/client/summary")"
@@ -112,6 +112,7 @@ load()
 	figure "$what.log" "$(calculate "($(host_status "$1" log_bytes) - $log) / $requests")"
 	figure "$what.lag50" "$(host_status "$2" lag_p50_ms)"
 	figure "$what.lag99" "$(host_status "$2" lag_p99_ms)"
+	figure "$what.slowed" "$(calculate "($(host_status "$1" slowed_ms) - $slowed) / 10 / $EACH")"
 }
 
 last()
@@ -205,6 +206,7 @@ rows()
 	row "log bytes a request" 0 "" - "received.$p.log" "replayed.$p.log"
 	row "replay lag p50, ms" 2 "" - "received.$p.lag50" "replayed.$p.lag50"
 	row "replay lag p99, ms" 2 "$3" - "received.$p.lag99" "replayed.$p.lag99"
+	row "slowed for the lag, %" 1 "" - "received.$p.slowed" "replayed.$p.slowed"
 	row "exits a request" 2 "" "run.$p.exits" "received.$p.exits" "replayed.$p.exits"
 	row "CPU a request, us" 0 "" "run.$p.cpu.a" "received.$p.cpu.a" "replayed.$p.cpu.a"
 	row "  of the backup" 0 "" - "received.$p.cpu.b" "replayed.$p.cpu.b"

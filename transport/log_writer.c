@@ -216,3 +216,8 @@ uint64_t log_writer_flushed(const struct log_writer *writer)
 {
 	return writer->flushed;
 }
+
+uint64_t log_writer_consumed(const struct log_writer *writer)
+{
+	return writer->sink->consumed(writer->context, writer->flushed);
+}

@@ -76,10 +76,11 @@ still_a_pair()
 		equal "the role of b" "$(host_status b role)" backup
 }
 
+# A full ring is what is looked at here, and not what keeps a guest from it.
 make_pair()
 {
 	rm -f "$LAB/arbiter/"*
-	start_primary a dop0 b --ring 1M "$@" &&
+	start_primary a dop0 b --ring 1M --lag 60000 "$@" &&
 		start_standby b dop1 b a "${@/--commit=*/--name=$VM}" &&
 		wait_protected a b 60
 }

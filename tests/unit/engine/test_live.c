@@ -151,6 +151,7 @@ static void a_full_log_stops_the_guest_not_the_log(void **state)
 	}
 	tiny_join(t);
 	assert_true(stops > 100);
+	assert_true(atomic_load(&t->live.stops) > 0);
 	assert_powered_off(t);
 	assert_printed(t, 10 * ROUNDS);
 	assert_replays(t, twin);
@@ -178,6 +179,38 @@ static void the_digest_steps_only_where_an_entry_is_logged(void **state)
 	m->source->inputs(m);
 	assert_int_equal(atomic_load(&t->written), SMALL_RING / 48 * 48); /* no MARK */
 	assert_memory_equal(&m->digest, &before, sizeof before);
+	tiny_free(t);
+}
+
+static void do_count(struct machine *m, void *argument)
+{
+	unsigned *count = argument;
+	(void)m;
+	(*count)++;
+}
+
+/* The backup is behind and stays there. */
+static void a_guest_that_is_slowed_is_the_same_machine_and_answers(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(ROUNDS), *twin = tiny_twin(t);
+	unsigned calls = 0, answered = 0;
+	t->live.lag.bound_ns = 1000;
+	tiny_record(t, RING);
+	atomic_store(&t->consumed, 0);
+	tiny_start(t);
+	for (; !atomic_load(&t->over); calls++, usleep(500)) {
+		machine_call(&t->machine, MACHINE_ANYWHERE, do_count, &answered);
+		live_beat(&t->machine);
+	}
+	tiny_join(t);
+	assert_true(t->live.lag.slept_ns > 0);
+	assert_int_equal(answered, calls);
+	assert_powered_off(t);
+	assert_printed(t, ROUNDS);
+	assert_replays(t, twin);
+	tiny_free(twin);
 	tiny_free(t);
 }
 
@@ -571,6 +604,7 @@ int main(void)
 		cmocka_unit_test(nothing_follows_the_end),
 		cmocka_unit_test(a_stop_after_the_guests_own_end_changes_nothing),
 		cmocka_unit_test(a_full_log_stops_the_guest_not_the_log),
+		cmocka_unit_test(a_guest_that_is_slowed_is_the_same_machine_and_answers),
 		cmocka_unit_test(the_digest_steps_only_where_an_entry_is_logged),
 		cmocka_unit_test(a_guest_that_waits_for_room_can_be_stopped),
 		cmocka_unit_test(a_guest_that_waits_for_room_goes_on_alone),
