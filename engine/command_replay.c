@@ -1,6 +1,7 @@
 #include "engine/commands.h"
 #include "engine/live.h"
 #include "engine/replay.h"
+#include "transport/log_describe.h"
 #include "transport/recording.h"
 
 #include <errno.h>
@@ -17,7 +18,13 @@ struct offline {
 	struct machine machine;
 	struct live live;
 	struct replay replay;
+
+	enum { TELL_NOTHING, TELL_LINES, TELL_IN_PLACE } progress;
+	uint64_t told_ns;
 };
+
+#define LINES_NS 2000000000u
+#define IN_PLACE_NS 200000000u
 
 static unsigned to_stdout(void *context, const struct hold_output *outputs, unsigned count)
 {
@@ -47,19 +54,75 @@ static int unreadable(int error)
 									 : status;
 }
 
+/* A line that is written over stands in the way of a console on the same terminal, which shows by itself
+ * that something goes on. */
+static void choose_progress(struct offline *offline, const struct config *config)
+{
+	if (isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO))
+		offline->progress = TELL_IN_PLACE;
+	else if (config->progress)
+		offline->progress = TELL_LINES;
+}
+
+static void tell_progress(struct offline *offline)
+{
+	const struct replay *replay = &offline->replay;
+	uint64_t now = now_ns(), last = atomic_load(&replay->limit), done = replay->reader.next;
+	bool in_place = offline->progress == TELL_IN_PLACE;
+	char time[LOG_TIME_TEXT];
+	if (now - offline->told_ns < (in_place ? IN_PLACE_NS : LINES_NS))
+		return;
+	offline->told_ns = now;
+	if (replay->has_until && replay->until_lsn < last)
+		last = replay->until_lsn;
+	fprintf(stderr,
+		"%sdoppel: replayed %.0f %%: LSN %" PRIu64 " of %" PRIu64 ", position %" PRIu64
+		", guest time %s s%s",
+		in_place ? "\r" : "", last ? 100.0 * (double)done / (double)last : 100.0, done,
+		last, offline->machine.exits, log_time(replay->time_ns, time),
+		in_place ? "\033[K" : "\n");
+}
+
+static void end_progress(const struct offline *offline)
+{
+	if (offline->progress == TELL_IN_PLACE)
+		fputs("\r\033[K", stderr);
+}
+
 /* On the vCPU thread, which is the only one here: producer and consumer of the holds. */
 static void release(void *context)
 {
 	struct offline *offline = context;
 	hold_release(offline->machine.hold[OUTPUT_NET], all, to_nowhere, NULL);
 	hold_release(offline->machine.hold[OUTPUT_CONSOLE], all, to_stdout, NULL);
+	if (offline->progress != TELL_NOTHING)
+		tell_progress(offline);
+}
+
+static void report_where(const struct offline *offline)
+{
+	const struct machine *m = &offline->machine;
+	char time[LOG_TIME_TEXT];
+	fprintf(stderr,
+		"doppel: stopped before LSN %" PRIu64 ", at position %" PRIu64
+		", guest time %s s, rip %#llx, digest %08x: %" PRIu64
+		" entries replayed, every digest matched\n",
+		offline->replay.reader.next, m->exits, log_time(offline->replay.time_ns, time),
+		(unsigned long long)m->vcpu.run->s.regs.regs.rip, digest_word(&m->digest),
+		offline->replay.entries);
 }
 
 static int report(
 	const struct offline *offline, const struct recording_view *view, const char *path)
 {
 	const struct machine *m = &offline->machine;
-	fflush(stdout);
+	if (fflush(stdout) != 0 || ferror(stdout))
+		return command_failed(
+			fail(EIO, "cannot write the console's output: %s", strerror(errno)));
+	if (offline->replay.is_there) {
+		report_where(offline);
+		return STATUS_OK;
+	}
 	uint64_t left = view->entries.end - offline->replay.reader.next;
 	/* A durable log ends where its writer did, which need not be where the guest does. */
 	bool is_cut = m->verdict == MACHINE_CUT && view->is_durable && left == 0;
@@ -83,10 +146,13 @@ static int report(
 		" interrupts: every digest matched%s\n",
 		offline->replay.entries, m->exits, m->interrupts,
 		is_cut ? "; the log ends there, before the guest does" : "");
+	if (offline->replay.has_until)
+		say("that is before --until");
 	return STATUS_OK;
 }
 
-static int replay(struct offline *offline, const struct recording_view *view, const char *path)
+static int replay(
+	struct offline *offline, const struct recording_view *view, const struct config *config)
 {
 	struct machine *m = &offline->machine;
 	m->live = &offline->live;
@@ -95,6 +161,10 @@ static int replay(struct offline *offline, const struct recording_view *view, co
 		.limit = view->entries.end,
 		.ended = true,
 		.session = 1,
+		.has_until = config->has_until,
+		.until_lsn = config->until_lsn,
+		.until_ns = config->until_ns,
+		.time_ns = LOG_NO_TIME,
 		.progress = release,
 		.context = offline};
 	int error = hold_create(&m->hold[OUTPUT_NET], 1u << 20);
@@ -113,7 +183,8 @@ static int replay(struct offline *offline, const struct recording_view *view, co
 	} else {
 		machine_join(m);
 		release(offline);
-		status = report(offline, view, path);
+		end_progress(offline);
+		status = report(offline, view, config->file);
 	}
 	for (unsigned i = 0; i < OUTPUT_DEVICES; i++) {
 		if (m->hold[i])
@@ -147,7 +218,8 @@ int command_replay(const struct config *config)
 		status = unreadable(error);
 		goto close_view;
 	}
-	status = replay(offline, &view, config->file);
+	choose_progress(offline, config);
+	status = replay(offline, &view, config);
 	machine_destroy(&offline->machine);
 close_view:
 	recording_view_close(&view);
@@ -163,13 +235,15 @@ int command_dump(const struct config *config)
 	if (error)
 		return unreadable(error);
 	struct log_entry entry;
-	char text[256];
+	char text[320];
+	uint64_t time_ns = LOG_NO_TIME;
 	enum log_kind last = 0;
 	if (view.is_dropped)
 		say("%s has dropped its entries before LSN %" PRIu64 " to keep the newest",
 			config->file, view.entries.next);
 	while (log_reader_peek(&view.entries, &entry) == LOG_VALID) {
-		log_describe(&entry, text, sizeof text);
+		(void)log_tells_time(&entry, &time_ns);
+		log_describe(&entry, time_ns, text, sizeof text);
 		if (puts(text) == EOF)
 			break;
 		log_reader_take(&view.entries, &entry);

@@ -17,6 +17,7 @@
 #define RUN (1u << COMMAND_RUN)
 #define STANDBY (1u << COMMAND_STANDBY)
 #define PRIMARY (1u << COMMAND_PRIMARY)
+#define REPLAY (1u << COMMAND_REPLAY)
 #define STATUS (1u << COMMAND_STATUS)
 
 static const struct {
@@ -57,6 +58,8 @@ enum key {
 	KEY_TIMEOUT,
 	KEY_RING,
 	KEY_LAG,
+	KEY_UNTIL,
+	KEY_PROGRESS,
 	KEY_JSON,
 	KEY_HELP,
 };
@@ -139,6 +142,16 @@ static const struct {
 			"100): when it is further, the guest is slowed until it is not; "
 			"counted until the ack is here, so give a slow network more",
 			0}},
+	{REPLAY, {"until", KEY_UNTIL, "LSN|TIME", 0,
+			 "stop before the first entry at this LSN or behind it, such as 12345, or "
+			 "behind this time of the guest, such as 3.5s or 800ms, and say where that "
+			 "is",
+			 0}},
+	{REPLAY, {"progress", KEY_PROGRESS, NULL, 0,
+			 "tell every two seconds how far it is; a terminal for errors alone shows "
+			 "it "
+			 "anyway",
+			 0}},
 	{STATUS, {"json", KEY_JSON, NULL, 0, "as JSON", 0}},
 	{~0u, {"help", KEY_HELP, NULL, 0, "says this, and the exit statuses", 0}},
 };
@@ -198,6 +211,30 @@ static bool parse_number(const char *text, unsigned least, unsigned most, unsign
 	if (text[0] < '0' || text[0] > '9' || *end != '\0' || value < least || value > most)
 		return false;
 	*number = (unsigned)value;
+	return true;
+}
+
+/* An LSN, or a time with its unit. */
+static bool parse_until(const char *text, struct config *config)
+{
+	char *end;
+	config->has_until = true;
+	config->until_lsn = config->until_ns = UINT64_MAX;
+	size_t digits = strspn(text, "0123456789"), number = strspn(text, "0123456789.");
+	if (digits == 0)
+		return false;
+	if (text[digits] == '\0') {
+		errno = 0;
+		config->until_lsn = strtoull(text, NULL, 10);
+		return errno == 0;
+	}
+	double value = strtod(text, &end);
+	if (end != text + number)
+		return false;
+	double unit = strcmp(end, "s") == 0 ? 1e9 : strcmp(end, "ms") == 0 ? 1e6 : 0;
+	if (unit == 0 || value * unit > 9e18)
+		return false;
+	config->until_ns = (uint64_t)(value * unit + 0.5);
 	return true;
 }
 
@@ -316,6 +353,16 @@ static int take(struct config *config, int key, char *value)
 		if (config->ring < (1u << 20) || config->ring > (1u << 30) ||
 			(config->ring & (config->ring - 1)) != 0)
 			return fail(EINVAL, "--ring %s: give a power of two from 1M to 1G", value);
+		break;
+	case KEY_UNTIL:
+		if (!parse_until(value, config))
+			return fail(EINVAL,
+				"--until %s: give an LSN such as 12345, or a time of the guest "
+				"such as 3.5s or 800ms",
+				value);
+		break;
+	case KEY_PROGRESS:
+		config->progress = true;
 		break;
 	default:
 		config->json = true;

@@ -53,7 +53,10 @@ struct config {
 	const char *heartbeat; /* local address for heartbeats */
 	uint64_t memory;       /* bytes; 0: not given */
 	uint64_t ring;         /* bytes of log */
-	const char *key;       /* file of the VM's key */
+	/* Where a replay stops; the one that is not given is UINT64_MAX. */
+	bool has_until;
+	uint64_t until_lsn, until_ns;
+	const char *key; /* file of the VM's key */
 	enum commit_level commit;
 	const char *log;     /* the durable log's file, on a standby */
 	uint64_t log_size;   /* bytes, a multiple of 4,096 */
@@ -61,7 +64,7 @@ struct config {
 	bool log_described;  /* --log-size or --log-keep was given */
 	unsigned timeout_ms; /* heartbeats */
 	unsigned lag_ms;     /* a backup that is further behind slows its primary's guest */
-	bool take_over, json;
+	bool take_over, json, progress;
 	uint8_t mac[6];
 };
 

@@ -90,7 +90,7 @@ struct machine {
 	_Atomic enum machine_verdict verdict;
 	enum log_end end_reason;
 	uint32_t end_value;
-	char message[256];
+	char message[384];
 
 	struct bell bell; /* wakes the vCPU thread while it waits */
 	pthread_t thread;

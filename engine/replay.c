@@ -4,6 +4,7 @@
 #include "base/crash_point.h"
 #include "engine/live.h"
 #include "engine/tamper.h"
+#include "transport/log_describe.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -19,13 +20,21 @@ enum found {
 
 static void diverged(struct machine *m, const struct log_entry *entry, const char *what)
 {
-	char text[160] = "the end of the log";
+	char text[224] = "the end of the log";
 	if (entry)
-		log_describe(entry, text, sizeof text);
+		log_describe(entry, m->replay->time_ns, text, sizeof text);
 	machine_end(m, MACHINE_DIVERGED,
 		"diverged at position %llu (rip %#llx): %s; the log says: %s",
 		(unsigned long long)m->exits, (unsigned long long)m->vcpu.run->s.regs.regs.rip,
 		what, text);
+}
+
+/* Offline: whether this entry is one before which the replay is to stop. */
+static bool is_far_enough(const struct replay *replay, const struct log_entry *entry)
+{
+	uint64_t time_ns;
+	return entry->lsn >= replay->until_lsn ||
+	       (log_tells_time(entry, &time_ns) && time_ns > replay->until_ns);
 }
 
 static enum found look(struct machine *m, struct log_entry *entry)
@@ -38,8 +47,14 @@ static enum found look(struct machine *m, struct log_entry *entry)
 	uint64_t limit = atomic_load_explicit(&replay->limit, memory_order_acquire);
 	if (replay->reader.next < limit) {
 		/* Checked again here, by the thread that applies it (L2). */
-		if (log_reader_peek(&replay->reader, entry) == LOG_VALID && entry->end <= limit)
-			return FOUND;
+		if (log_reader_peek(&replay->reader, entry) == LOG_VALID && entry->end <= limit) {
+			if (!replay->has_until || entry->position > m->exits ||
+				!is_far_enough(replay, entry))
+				return FOUND;
+			replay->is_there = true;
+			machine_end(m, MACHINE_STOPPED, NULL);
+			return ENDED;
+		}
 		if (!replay->offline) {
 			machine_end(m, MACHINE_DIVERGED,
 				"the log changed at LSN %llu after it was received; not going on "

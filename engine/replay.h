@@ -21,7 +21,12 @@ struct replay {
 		applied; /* entries up to here are applied, digests equal; any thread reads */
 	_Atomic bool drained;
 	bool offline;
-	uint32_t session;   /* outputs are kept under it */
+	uint32_t session; /* outputs are kept under it */
+	/* Offline: stops before the first entry that lies at this LSN or behind it, or that tells a later
+	 * time of the guest, at the position where it would be applied. */
+	bool has_until;
+	uint64_t until_lsn, until_ns;
+	bool is_there;      /* has stopped so */
 	position left;      /* the primary has left every position below (D6) */
 	uint64_t time_ns;   /* the newest guest time the log has told */
 	uint64_t entries;   /* applied */

@@ -3,9 +3,7 @@
 #include "base/check.h"
 #include "transport/checksum.h"
 
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 
 /* What a session's secret is used for (mix64_keyed); the ack block has its own range. */
@@ -34,9 +32,9 @@ static const struct kind {
 	[LOG_END] = {"END", sizeof(struct log_ending), sizeof(struct log_ending)},
 };
 
-static bool length_allowed(unsigned kind, uint32_t length)
+bool log_length_allowed(unsigned kind, uint32_t length)
 {
-	return length >= kinds[kind].shortest && length <= kinds[kind].longest;
+	return kind < LOG_KINDS && length >= kinds[kind].shortest && length <= kinds[kind].longest;
 }
 
 static uint32_t padded(uint32_t length)
@@ -56,7 +54,7 @@ static uint32_t crc_seed(uint64_t secret)
 
 static void check_entry(uint64_t lsn, enum log_kind kind, uint32_t length)
 {
-	CHECK(L2, kind > 0 && kind < LOG_KINDS && length_allowed(kind, length),
+	CHECK(L2, kind > 0 && log_length_allowed(kind, length),
 		"an entry of kind %d with %u bytes would be refused by its reader", (int)kind,
 		length);
 	CHECK(L2, lsn % 8 == 0, "an entry at LSN %llu", (unsigned long long)lsn);
@@ -117,7 +115,7 @@ enum log_verdict log_decode(
 	uint32_t crc = crc32c(crc_seed(secret), &header, CHECKED_HEADER);
 	if (crc32c(crc, body, padded(header.length)) != header.crc)
 		return LOG_PARTIAL;
-	if (!length_allowed(header.kind, header.length))
+	if (!log_length_allowed(header.kind, header.length))
 		return LOG_PARTIAL;
 	*out = (struct log_entry){
 		.lsn = lsn,
@@ -134,100 +132,4 @@ enum log_verdict log_decode(
 const char *log_kind_name(enum log_kind kind)
 {
 	return (unsigned)kind < LOG_KINDS ? kinds[kind].name : "?";
-}
-
-/* Appends to a line that may be full already. */
-__attribute__((format(printf, 3, 4))) static void add(
-	char *text, size_t size, const char *format, ...)
-{
-	size_t used = strlen(text);
-	va_list args;
-	va_start(args, format);
-	vsnprintf(text + used, size - used, format, args);
-	va_end(args);
-}
-
-static void describe_frame(const uint8_t *frame, char *text, size_t size)
-{
-	add(text, size,
-		" to=%02x:%02x:%02x:%02x:%02x:%02x from=%02x:%02x:%02x:%02x:%02x:%02x "
-		"type=%02x%02x",
-		frame[0], frame[1], frame[2], frame[3], frame[4], frame[5], frame[6], frame[7],
-		frame[8], frame[9], frame[10], frame[11], frame[12], frame[13]);
-}
-
-static void describe_text(const uint8_t *bytes, uint32_t length, char *text, size_t size)
-{
-	uint32_t shown = length < 32 ? length : 32;
-	add(text, size, " text=\"");
-	for (uint32_t i = 0; i < shown; i++) {
-		if (bytes[i] >= ' ' && bytes[i] < 0x7f && bytes[i] != '"' && bytes[i] != '\\')
-			add(text, size, "%c", bytes[i]);
-		else
-			add(text, size, "\\x%02x", bytes[i]);
-	}
-	add(text, size, shown < length ? "\"..." : "\"");
-}
-
-void log_describe(const struct log_entry *entry, char *text, size_t size)
-{
-	static const char *const devices[] = {
-		[LOG_DEVICE_NET] = "net", [LOG_DEVICE_CONSOLE] = "console"};
-	static const char *const reasons[] = {[LOG_END_POWER] = "power",
-		[LOG_END_SHUTDOWN] = "shutdown",
-		[LOG_END_HALT] = "halt",
-		[LOG_END_STOPPED] = "stopped",
-		[LOG_END_RESTART] = "restart"};
-	if (size == 0)
-		return;
-	text[0] = 0;
-	add(text, size, "lsn=%llu pos=%llu %s len=%u digest=%08x", (unsigned long long)entry->lsn,
-		(unsigned long long)entry->position, log_kind_name(entry->kind), entry->length,
-		entry->digest);
-	if ((unsigned)entry->kind >= LOG_KINDS || !length_allowed(entry->kind, entry->length))
-		return;
-	struct log_tick tick;
-	struct log_output output;
-	struct log_ending ending;
-	uint64_t word = 0;
-	if (entry->length >= sizeof word)
-		memcpy(&word, entry->payload, sizeof word);
-	switch (entry->kind) {
-	case LOG_TICK:
-		memcpy(&tick, entry->payload, sizeof tick);
-		add(text, size, " timer=%u count=%u time=%llu", tick.timer, tick.count,
-			(unsigned long long)tick.time_ns);
-		break;
-	case LOG_CLOCK:
-		add(text, size, " time=%llu", (unsigned long long)word);
-		break;
-	case LOG_NET_RX:
-		describe_frame(entry->payload, text, size);
-		break;
-	case LOG_CONSOLE_RX:
-		describe_text(entry->payload, entry->length, text, size);
-		break;
-	case LOG_OUTPUT:
-		memcpy(&output, entry->payload, sizeof output);
-		add(text, size, " device=%s count=%u bytes=%016llx",
-			output.device < sizeof devices / sizeof devices[0] ? devices[output.device]
-									   : "?",
-			output.count, (unsigned long long)output.digest);
-		break;
-	case LOG_MARK:
-		add(text, size, " left=%llu", (unsigned long long)word);
-		break;
-	case LOG_RELEASED:
-		add(text, size, " upto=%llu", (unsigned long long)word);
-		break;
-	case LOG_END:
-		memcpy(&ending, entry->payload, sizeof ending);
-		add(text, size, " reason=%s value=%u",
-			ending.reason < sizeof reasons / sizeof reasons[0] ? reasons[ending.reason]
-									   : "?",
-			ending.value);
-		break;
-	default:
-		break;
-	}
 }

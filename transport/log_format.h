@@ -150,5 +150,5 @@ enum log_verdict log_decode(const uint8_t *in, uint64_t available, uint64_t secr
 /* "TICK", "CLOCK", …; "?" for what is not a kind. */
 const char *log_kind_name(enum log_kind kind);
 
-/* The entry as one line of text without a newline, for dump and for messages. */
-void log_describe(const struct log_entry *entry, char *text, size_t size);
+/* Whether an entry of this kind may have a payload of this length. */
+bool log_length_allowed(unsigned kind, uint32_t length);

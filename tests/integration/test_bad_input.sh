@@ -117,6 +117,12 @@ done
 for ms in 0 49 60001 1s -1 ''; do
 	bad "a heartbeat timeout of '$ms'" $USAGE "--heartbeat-timeout $ms: " "${standby[@]}" --heartbeat-timeout "$ms"
 done
+for ms in 0 49 60001 1s -1 ''; do
+	bad "a lag of '$ms'" $USAGE "--lag $ms: " "${primary[@]}" --lag "$ms"
+done
+for until in 1x -5 1.5 s '' 1e3s 99999999999999999999; do
+	bad "a replay until '$until'" $USAGE "--until $until: give an LSN" "$DOPPEL" replay file --until "$until"
+done
 for where in file:x unix: ''; do
 	bad "console '$where'" $USAGE "--console $where: " "${run[@]}" --console "$where"
 done

@@ -59,7 +59,7 @@ at_least()
 # frames_sent: by the guest, as the log says that was dumped last.
 frames_sent()
 {
-	sed -n 's/.* OUTPUT .* device=net count=\([0-9]*\) .*/\1/p' "$LAB/dumped" |
+	sed -n 's/.* OUTPUT .*: \([0-9]*\) frames\{0,1\} to the network .*/\1/p' "$LAB/dumped" |
 		awk '{ n += $1 } END { print n + 0 }'
 }
 

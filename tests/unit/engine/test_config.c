@@ -56,6 +56,7 @@ static void what_is_not_given_has_a_default(void **state)
 	assert_int_equal(config.ring, 16u << 20);
 	assert_int_equal(config.commit, COMMIT_RECEIVED);
 	assert_int_equal(config.timeout_ms, 500);
+	assert_int_equal(config.lag_ms, 100);
 	assert_false(config.take_over);
 	assert_false(config.json);
 	assert_string_equal(said, "");
@@ -81,6 +82,19 @@ static void what_is_given_is_taken(void **state)
 	assert_true(config.json);
 	assert_int_equal(parse("replay file"), -1);
 	assert_string_equal(config.file, "file");
+	assert_false(config.has_until);
+	assert_int_equal(parse("replay file --until 12345 --progress"), -1);
+	assert_true(config.has_until);
+	assert_true(config.progress);
+	assert_true(config.until_lsn == 12345);
+	assert_true(config.until_ns == UINT64_MAX);
+	assert_int_equal(parse("replay file --until 3.5s"), -1);
+	assert_true(config.until_lsn == UINT64_MAX);
+	assert_true(config.until_ns == 3500000000u);
+	assert_int_equal(parse("replay file --until 20ms"), -1);
+	assert_true(config.until_ns == 20000000u);
+	assert_int_equal(parse("standby --listen l --arbiter a --lag 250"), -1);
+	assert_int_equal(config.lag_ms, 250);
 	assert_int_equal(parse("stop"), -1);
 	assert_null(config.file);
 }
@@ -155,6 +169,21 @@ static void a_mistake_is_one_line_that_names_it(void **state)
 		{"run --kernel k --console tcp:1", "tcp:1"},
 		{"standby --listen l --arbiter a --heartbeat-timeout 49", "49"},
 		{"standby --listen l --arbiter a --heartbeat-timeout +50", "+50"},
+		{"standby --listen l --arbiter a --lag 49", "49"},
+		{"primary --kernel k --standby s --arbiter a --lag 1s", "1s"},
+		{"run --kernel k --lag 100", "--lag"},
+		{"replay f --until", "--until"},
+		{"replay f --until soon", "soon"},
+		{"replay f --until 3x", "3x"},
+		{"replay f --until 1.5", "1.5"},
+		{"replay f --until .5s", ".5s"},
+		{"replay f --until -5", "-5"},
+		{"replay f --until 1.2.3s", "1.2.3s"},
+		{"replay f --until 0x10", "0x10"},
+		{"replay f --until 1e3s", "1e3s"},
+		{"replay f --until 99999999999s", "99999999999s"},
+		{"replay f --until 18446744073709551616", "18446744073709551616"},
+		{"dump f --until 5", "--until"},
 		{"primary --kernel k --standby s --arbiter a --commit sometimes", "sometimes"},
 		{"primary --kernel k --standby s --arbiter a --ring 1000000", "1000000"},
 	};

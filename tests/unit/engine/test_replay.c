@@ -323,6 +323,72 @@ static void a_recording_cut_short_says_so(void **state)
 	tiny_free(t);
 }
 
+static struct tiny *replay_until(uint64_t lsn, uint64_t ns)
+{
+	struct tiny *t = follower(log_bytes, log_size);
+	t->replay.offline = t->replay.has_until = true;
+	t->replay.until_lsn = lsn;
+	t->replay.until_ns = ns;
+	t->replay.limit = log_size;
+	t->replay.ended = true;
+	tiny_start(t);
+	tiny_join(t);
+	return t;
+}
+
+static void a_replay_stops_before_the_entry_it_is_told(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	for (unsigned i = 0; i < entry_count; i += 1 + entry_count / 40) {
+		/* The same when the LSN lies within the entry before. */
+		for (uint64_t back = 0; back <= 8 && back <= entries[i].lsn; back += 8) {
+			struct tiny *t = replay_until(entries[i].lsn - back, UINT64_MAX);
+			bool about = entries[i].kind == LOG_MARK || entries[i].kind == LOG_RELEASED;
+			assert_int_equal(t->machine.verdict, MACHINE_STOPPED);
+			assert_true(t->replay.is_there);
+			assert_int_equal(t->replay.reader.next, entries[i].lsn);
+			assert_int_equal(t->replay.entries, i);
+			/* Where it would be applied; what is about the log, anywhere behind. */
+			assert_true(about ? t->machine.exits >= entries[i].position
+					  : t->machine.exits == entries[i].position);
+			assert_int_equal(
+				digest_word(&t->machine.digest), i ? entries[i - 1].digest : 0);
+			tiny_free(t);
+		}
+	}
+}
+
+static void a_replay_stops_before_a_later_time_of_the_guest(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct log_tick tick;
+	unsigned which = find_some(LOG_TICK);
+	memcpy(&tick, entries[which].payload, sizeof tick);
+	struct tiny *t = replay_until(UINT64_MAX, tick.time_ns - 1);
+	assert_true(t->replay.is_there);
+	assert_true(t->replay.time_ns < tick.time_ns);
+	assert_true(t->replay.reader.next <= entries[which].lsn);
+	tiny_free(t);
+	t = replay_until(UINT64_MAX, tick.time_ns);
+	assert_true(t->replay.is_there);
+	assert_int_equal(t->replay.time_ns, tick.time_ns);
+	assert_true(t->replay.reader.next >= entries[which].end);
+	tiny_free(t);
+}
+
+static void a_replay_that_is_told_a_place_behind_the_end_ends_there(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = replay_until(log_size, UINT64_MAX - 1);
+	assert_int_equal(t->machine.verdict, MACHINE_ENDED);
+	assert_false(t->replay.is_there);
+	assert_int_equal(t->replay.reader.next, log_size);
+	tiny_free(t);
+}
+
 /* D5. One bit of memory that nobody uses. */
 static void memory_that_differs_is_found_within_one_sweep(void **state)
 {
@@ -595,6 +661,9 @@ int main(void)
 		cmocka_unit_test(a_log_that_changes_after_it_was_received_is_not_gone_on_with),
 		cmocka_unit_test(nothing_behind_what_was_received_is_looked_at),
 		cmocka_unit_test(a_recording_cut_short_says_so),
+		cmocka_unit_test(a_replay_stops_before_the_entry_it_is_told),
+		cmocka_unit_test(a_replay_stops_before_a_later_time_of_the_guest),
+		cmocka_unit_test(a_replay_that_is_told_a_place_behind_the_end_ends_there),
 		cmocka_unit_test(memory_that_differs_is_found_within_one_sweep),
 		cmocka_unit_test(a_register_that_differs_is_found_at_the_next_entry),
 		cmocka_unit_test(a_backup_goes_live_behind_an_entry_of_any_kind),

@@ -395,60 +395,6 @@ static void what_a_reader_would_refuse_is_not_encoded(void **state)
 	assert_aborts(encode_odd_lsn, NULL);
 }
 
-static void assert_described(
-	enum log_kind kind, const void *bytes, uint32_t length, const char *expected)
-{
-	struct log_entry entry = {.lsn = 4096,
-		.position = 1234,
-		.kind = kind,
-		.length = length,
-		.digest = 0x8fa3,
-		.payload = bytes};
-	char text[256], head[128];
-	log_describe(&entry, text, sizeof text);
-	snprintf(head, sizeof head, "lsn=4096 pos=1234 %s len=%u digest=00008fa3",
-		log_kind_name(kind), length);
-	assert_memory_equal(text, head, strlen(head));
-	assert_string_equal(text + strlen(head), expected);
-	for (size_t size = 1; size < 100; size++) {
-		char short_text[100];
-		memset(short_text, 'x', sizeof short_text);
-		log_describe(&entry, short_text, size);
-		assert_true(strlen(short_text) < size);
-		assert_memory_equal(short_text, text, strlen(short_text));
-	}
-}
-
-static void an_entry_is_described_in_one_line(void **state)
-{
-	(void)state;
-	struct log_tick tick = {.timer = 1, .count = 2, .time_ns = 3000};
-	struct log_output output = {LOG_DEVICE_CONSOLE, 5, 0xabc};
-	struct log_output strange = {9, 5, 0xabc};
-	struct log_ending ending = {LOG_END_POWER, 7};
-	uint64_t word = 99;
-	assert_described(LOG_TICK, &tick, sizeof tick, " timer=1 count=2 time=3000");
-	assert_described(LOG_OUTPUT, &output, sizeof output,
-		" device=console count=5 bytes=0000000000000abc");
-	assert_described(
-		LOG_OUTPUT, &strange, sizeof strange, " device=? count=5 bytes=0000000000000abc");
-	assert_described(LOG_END, &ending, sizeof ending, " reason=power value=7");
-	const struct log_ending restart = {LOG_END_RESTART, 0}, unknown = {LOG_END_RESTART + 1, 0};
-	assert_described(LOG_END, &restart, sizeof restart, " reason=restart value=0");
-	assert_described(LOG_END, &unknown, sizeof unknown, " reason=? value=0");
-	assert_described(LOG_CLOCK, &word, 8, " time=99");
-	assert_described(LOG_MARK, &word, 8, " left=99");
-	assert_described(LOG_RELEASED, &word, 8, " upto=99");
-	assert_described(LOG_CONSOLE_RX, "a\"\n", 3, " text=\"a\\x22\\x0a\"");
-	assert_described(LOG_CONSOLE_RX, "0123456789012345678901234567890123456789", 40,
-		" text=\"01234567890123456789012345678901\"...");
-	assert_described(LOG_NET_RX, "\x01\x02\x03\x04\x05\x06\x11\x12\x13\x14\x15\x16\x08\x06....",
-		18, " to=01:02:03:04:05:06 from=11:12:13:14:15:16 type=0806");
-	assert_described((enum log_kind)99, "", 0, "");
-	assert_string_equal(log_kind_name(LOG_DISK_DONE), "DISK_DONE");
-	assert_string_equal(log_kind_name((enum log_kind)0), "?");
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -468,7 +414,6 @@ int main(void)
 		cmocka_unit_test(an_impossible_length_is_not_followed),
 		cmocka_unit_test(reserved_bytes_must_be_zero),
 		cmocka_unit_test(what_a_reader_would_refuse_is_not_encoded),
-		cmocka_unit_test(an_entry_is_described_in_one_line),
 	};
 	return !!cmocka_run_group_tests(tests, set_up, NULL);
 }
