@@ -352,7 +352,7 @@ start_primary()
 {
 	local name=$1 machine=$2
 	shift 2
-	start_host "$name" "$machine" primary --kernel /build/guests/ledger.elf \
+	start_host "$name" "$machine" primary --kernel /build/guests/ledger.elf --memory 16M \
 		--standby "$(log_address "${OTHER[$machine]}")" "$@"
 }
 

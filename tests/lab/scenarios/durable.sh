@@ -19,7 +19,7 @@ check "the client goes on" finish_client 90
 boot_host b
 await_boot b
 check "the log is on the disk of the returned host" on_b "mount_disk && doppel dump /disk/log >/lab/dumped"
-sent=$(sed -n 's/.* OUTPUT .* device=net count=\([0-9]*\) .*/\1/p' "$LAB/dumped" | awk '{ n += $1 } END { print n + 0 }')
+sent=$(sed -n 's/.* OUTPUT .*: \([0-9]*\) frames\{0,1\} to the network .*/\1/p' "$LAB/dumped" | awk '{ n += $1 } END { print n + 0 }')
 check "all that the client was told is in it" test "$sent" -ge "$told"
 check "its replay finds every digest equal" \
 	on_b 'doppel replay /disk/log 2>&1 >/dev/null | grep "every digest matched"' 120
