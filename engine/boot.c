@@ -30,7 +30,7 @@
 
 struct kernel {
 	struct setup_header header; /* of a bzImage, or what an ELF file's kernel would have */
-	uint64_t entry, end;        /* the first byte behind all that it needs to unpack itself */
+	uint64_t entry, end;        /* the first byte behind all that it needs to start */
 };
 
 static bool is_bzimage(const struct kernel_file *file)
@@ -67,10 +67,11 @@ static int unpack(
 			(n = archive_read_data(archive, bytes + size, KERNEL_MAX - size)) > 0)
 			size += (uint64_t)n;
 	}
+	const char *why = archive ? archive_error_string(archive) : NULL;
 	int error = 0;
 	if (n != 0 || size == 0)
 		error = fail(ENOEXEC, "%s cannot be unpacked: %s; get it again", file->path,
-			archive ? archive_error_string(archive) : "no memory");
+			why ? why : "there is no memory for it");
 	archive_read_free(archive);
 	if (error)
 		free(bytes);
@@ -127,46 +128,52 @@ static int load_elf(
 	return elf_load(memory, file, BOOT_END, &kernel->entry, &kernel->end);
 }
 
-static int load_kernel(struct guest_memory *memory, const char *path, struct kernel *kernel)
+/* A regular file that has something in it; its descriptor, and its size. `option` names it. */
+static int open_file(const char *option, const char *path, uint64_t *size)
 {
+	struct stat status;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return fail(errno, "cannot open the kernel %s: %s; check --kernel", path,
-			strerror(errno));
-	struct stat status;
-	int error = 0;
+		return fail(errno, "cannot open the %s %s: %s; check --%s", option, path,
+			strerror(errno), option);
 	if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || status.st_size == 0) {
-		error = fail(ENOEXEC, "the kernel %s is empty or not a file; check --kernel", path);
-		goto close_fd;
+		close(fd);
+		return fail(ENOEXEC, "the %s %s is empty or not a file; check --%s", option, path,
+			option);
 	}
-	void *map = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	*size = (uint64_t)status.st_size;
+	return fd;
+}
+
+static int load_kernel(struct guest_memory *memory, const char *path, struct kernel *kernel)
+{
+	uint64_t size;
+	int fd = open_file("kernel", path, &size);
+	if (fd < 0)
+		return fd;
+	int error;
+	void *map = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
 	if (map == MAP_FAILED) {
 		error = fail(errno, "cannot read the kernel %s: %s", path, strerror(errno));
 		goto close_fd;
 	}
-	const struct kernel_file file = {path, map, (uint64_t)status.st_size};
+	const struct kernel_file file = {path, map, size};
 	error = is_bzimage(&file) ? load_bzimage(memory, &file, kernel)
 				  : load_elf(memory, &file, kernel);
-	munmap(map, (size_t)status.st_size);
+	munmap(map, size);
 close_fd:
 	close(fd);
 	return error;
 }
 
-/* As high as it may be, out of the way of a kernel that unpacks itself. */
+/* As high as it may be, out of the way of the kernel. */
 static int load_initrd(struct guest_memory *memory, const char *path, struct kernel *kernel)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	uint64_t size;
+	int fd = open_file("initrd", path, &size);
 	if (fd < 0)
-		return fail(errno, "cannot open the initrd %s: %s; check --initrd", path,
-			strerror(errno));
-	struct stat status;
+		return fd;
 	int error = 0;
-	if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || status.st_size == 0) {
-		error = fail(ENOEXEC, "the initrd %s is empty or not a file; check --initrd", path);
-		goto close_fd;
-	}
-	uint64_t size = (uint64_t)status.st_size;
 	uint64_t highest = (uint64_t)kernel->header.initrd_addr_max + 1;
 	uint64_t top = memory->size < highest ? memory->size : highest;
 	uint64_t at = size < top ? (top - size) / PAGE * PAGE : 0;
@@ -174,8 +181,7 @@ static int load_initrd(struct guest_memory *memory, const char *path, struct ker
 	if (at < kernel->end || !to) {
 		error = fail(E2BIG,
 			"the initrd %s of %llu bytes does not fit beside the kernel into %llu MiB "
-			"of "
-			"memory; give it more with --memory",
+			"of memory; give it more with --memory",
 			path, (unsigned long long)size, (unsigned long long)(memory->size >> 20));
 		goto close_fd;
 	}
@@ -258,8 +264,7 @@ static int write_params(
 	if (length < 0 || (uint32_t)length > longest)
 		return fail(E2BIG,
 			"the kernel's command line has %d bytes, with what is always there; it "
-			"takes %u: "
-			"give less with --append",
+			"takes %u: give less with --append",
 			length, longest);
 	memcpy(memory_write_ptr(memory, gpa_of(BOOT_COMMAND), sizeof line), line,
 		(size_t)length + 1);

@@ -30,7 +30,8 @@
 	"randomize_kstack_offset=off "                                                             \
 	"transparent_hugepage=never virtio_mmio.device=512@0xd0000000:5"
 
-/* `initrd` may be NULL; `append` follows the default command line. `entry` is where the kernel starts. -ENOEXEC: not such a file, or damaged;
- * -E2BIG: it does not fit into the memory, or the command line is too long. */
+/* `initrd` may be NULL; `append` follows the default command line. `entry` is where the kernel starts.
+ * -ENOEXEC: not such a file, or damaged; -E2BIG: it does not fit into the memory, or the command line is
+ * too long. */
 int boot_load(struct guest_memory *memory, const char *kernel, const char *initrd,
 	const char *append, uint64_t *entry) MUST_CHECK;

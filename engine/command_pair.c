@@ -1,5 +1,4 @@
 #include "engine/commands.h"
-#include "engine/boot.h"
 #include "engine/pair.h"
 
 #include <errno.h>
@@ -174,15 +173,7 @@ static int check_config(const struct config *config)
 static int begin_primary(struct pair *pair)
 {
 	struct host *host = &pair->host;
-	const struct config *config = host->config;
-	uint64_t memory = config->memory ? config->memory : MEMORY_DEFAULT;
-	uint64_t entry;
-	int error = host_make_machine(host, memory, config->mac);
-	if (!error)
-		error = boot_load(&host->machine.memory, config->kernel, config->initrd,
-			config->append, &entry);
-	if (!error)
-		error = vcpu_boot(&host->machine.vcpu, entry, memory);
+	int error = host_boot(host);
 	/* Last, when nothing else can fail: a generation is never given back. */
 	if (!error)
 		error = hold_generation(pair);

@@ -1,5 +1,4 @@
 #include "engine/commands.h"
-#include "engine/boot.h"
 #include "engine/host.h"
 #include "transport/recording.h"
 
@@ -113,14 +112,7 @@ static int begin_recording(struct run *run, const char *path)
 static int run_guest(struct run *run, const struct config *config)
 {
 	struct host *host = &run->host;
-	uint64_t memory = config->memory ? config->memory : MEMORY_DEFAULT;
-	uint64_t entry;
-	int error = host_make_machine(host, memory, config->mac);
-	if (!error)
-		error = boot_load(&host->machine.memory, config->kernel, config->initrd,
-			config->append, &entry);
-	if (!error)
-		error = vcpu_boot(&host->machine.vcpu, entry, memory);
+	int error = host_boot(host);
 	if (!error && config->record)
 		error = begin_recording(run, config->record);
 	if (error)

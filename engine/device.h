@@ -35,8 +35,8 @@ struct device_env {
  *               0x40-43           PIT (8254), 0x61: channel 2's gate (bits 0-1) and output (bit 5)
  *               0x64              a byte 0xfe asks for a restart, as of a keyboard controller; reads 0xfd
  *               0x70-71           CMOS clock and memory (MC146818)
+ *               0xe0              read as 4 bytes: a counter in EDX:EAX (engine/rdtsc.h)
  *               0x3f8-3ff         UART (16550A)
- *               0xe0            reads of 4 bytes: a counter in EDX:EAX (engine/rdtsc.h)
  *               0x604             power: a 16- or 32-bit write ends the machine with that value
  *               0x620-625         ACPI event block (4 bytes) and control block (2 bytes)
  *               0x628             ACPI timer, read as 4 bytes

@@ -12,6 +12,13 @@ static bool inside(const struct kernel_file *file, uint64_t offset, uint64_t len
 	return offset <= file->size && length <= file->size - offset;
 }
 
+static Elf64_Phdr segment_of(const struct kernel_file *file, const Elf64_Ehdr *header, unsigned i)
+{
+	Elf64_Phdr segment;
+	memcpy(&segment, file->bytes + header->e_phoff + i * sizeof segment, sizeof segment);
+	return segment;
+}
+
 static int load_segment(struct guest_memory *memory, const struct kernel_file *file,
 	uint64_t lowest, const Elf64_Phdr *segment)
 {
@@ -47,9 +54,7 @@ static uint8_t *find_code(struct guest_memory *memory, const struct kernel_file 
 	const Elf64_Ehdr *header, const Elf64_Shdr *section)
 {
 	for (unsigned i = 0; i < header->e_phnum; i++) {
-		Elf64_Phdr segment;
-		memcpy(&segment, file->bytes + header->e_phoff + i * sizeof segment,
-			sizeof segment);
+		Elf64_Phdr segment = segment_of(file, header, i);
 		uint64_t offset = section->sh_addr - segment.p_vaddr;
 		if (segment.p_type == PT_LOAD && section->sh_addr >= segment.p_vaddr &&
 			offset <= segment.p_filesz && section->sh_size <= segment.p_filesz - offset)
@@ -99,8 +104,7 @@ int elf_load(struct guest_memory *memory, const struct kernel_file *file, uint64
 	bool starts = false;
 	*end = lowest;
 	for (unsigned i = 0; i < header.e_phnum; i++) {
-		Elf64_Phdr segment;
-		memcpy(&segment, file->bytes + header.e_phoff + i * sizeof segment, sizeof segment);
+		Elf64_Phdr segment = segment_of(file, &header, i);
 		if (segment.p_type != PT_LOAD || segment.p_memsz == 0)
 			continue;
 		int error = load_segment(memory, file, lowest, &segment);

@@ -1,5 +1,7 @@
 #include "engine/host.h"
 
+#include "engine/boot.h"
+
 #include <errno.h>
 #include <event2/thread.h>
 #include <signal.h>
@@ -165,8 +167,6 @@ int host_make_machine(struct host *host, uint64_t memory, const uint8_t mac[6])
 	int error = machine_create(&host->machine, memory, mac);
 	if (error)
 		return error;
-	/* Of the first state of a machine that begins here; a clone brings its own. */
-	cmos_set_time(&host->machine.board.cmos, (uint64_t)time(NULL));
 	host->machine.live = &host->live;
 	host->machine.source = &live_source;
 	for (unsigned i = 0; i < OUTPUT_DEVICES; i++)
@@ -174,6 +174,20 @@ int host_make_machine(struct host *host, uint64_t memory, const uint8_t mac[6])
 	host->has_machine = true;
 	atomic_store_explicit(&host->bell_ready, true, memory_order_release);
 	return 0;
+}
+
+int host_boot(struct host *host)
+{
+	const struct config *config = host->config;
+	struct machine *m = &host->machine;
+	uint64_t memory = config->memory ? config->memory : MEMORY_DEFAULT;
+	uint64_t entry;
+	int error = host_make_machine(host, memory, config->mac);
+	if (error)
+		return error;
+	cmos_set_time(&m->board.cmos, (uint64_t)time(NULL));
+	error = boot_load(&m->memory, config->kernel, config->initrd, config->append, &entry);
+	return error ? error : vcpu_boot(&m->vcpu, entry, memory);
 }
 
 void host_drop_machine(struct host *host)

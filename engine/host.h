@@ -55,6 +55,8 @@ int host_open(struct host *host, const struct config *config,
 	const struct host_events *events) MUST_CHECK;
 /* Makes the machine, with empty memory, and joins it to the rest. */
 int host_make_machine(struct host *host, uint64_t memory, const uint8_t mac[6]) MUST_CHECK;
+/* Makes it with what the command line names: memory, kernel, initrd; ready to be started. */
+int host_boot(struct host *host) MUST_CHECK;
 /* Takes a machine apart that has not been started. */
 void host_drop_machine(struct host *host);
 /* Starts its thread; `woken` is called when it has ended. */

@@ -115,7 +115,7 @@ static void serve(struct machine *m, int reason)
 	m->unfinished = true;
 	switch (reason) {
 	case KVM_EXIT_IO:
-		if (run->io.port == TSC_PORT && run->io.direction == KVM_EXIT_IO_IN &&
+		if (run->io.port == PORT_TSC && run->io.direction == KVM_EXIT_IO_IN &&
 			run->io.size == 4)
 			serve_tsc(m, run);
 		else

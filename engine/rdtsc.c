@@ -21,7 +21,7 @@ unsigned rdtsc_replace(uint8_t *code, size_t length)
 		}
 		if (instruction.mnemonic == ZYDIS_MNEMONIC_RDTSC && instruction.length == 2) {
 			code[at] = IN_EAX_IMM8;
-			code[at + 1] = TSC_PORT;
+			code[at + 1] = PORT_TSC;
 			count++;
 		}
 		at += instruction.length;

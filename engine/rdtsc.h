@@ -3,7 +3,7 @@
  * says, each interrupt mixes it into the kernel's random numbers. No KVM lets the instruction exit.
  *
  * So when a kernel is loaded each RDTSC in its code is replaced by an instruction of the same two bytes
- * that does exit: IN EAX, TSC_PORT. The machine answers with EDX:EAX = tsc_at(position), which is the
+ * that does exit: IN EAX, PORT_TSC. The machine answers with EDX:EAX = tsc_at(position), which is the
  * same on every replay and needs no entry in the log. It is no measure of time.
  *
  * What stays: RDTSC in a program that has not looked at CPUID, or in a module. D5 finds these.
@@ -14,7 +14,7 @@
 
 #include <stddef.h>
 
-#define TSC_PORT 0xe0u
+#define PORT_TSC 0xe0u
 
 static inline uint64_t tsc_at(position at)
 {

@@ -13,21 +13,14 @@ export BUILD="${BUILD:-build}" CRASH_BUILD="${CRASH_BUILD:-build-crash}"
 passed=0 failed=0 skipped=0
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
-
-# run TEST: sets status and the counts p, f and s; whether it went well.
-run()
-{
+for test in "$@"; do
 	start=$(date +%s)
-	timeout "${TEST_SECONDS:-420}" "$1" >"$output" 2>&1
+	timeout "${TEST_SECONDS:-420}" "$test" >"$output" 2>&1
 	status=$?
 	p=$(grep -c '^ok ' "$output")
 	f=$(grep -c '^failed ' "$output")
 	s=$(grep -c '^skip ' "$output")
-	[ "$status" -eq 0 ] && [ "$f" -eq 0 ] && [ $((p + s)) -gt 0 ]
-}
-
-for test in "$@"; do
-	if ! run "$test"; then
+	if [ "$status" -ne 0 ] || [ "$f" -ne 0 ] || [ $((p + s)) -eq 0 ]; then
 		cat "$output"
 		echo "failed: $test (status $status); see it again with: $test"
 		[ "$f" -gt 0 ] || f=1

@@ -10,20 +10,9 @@
 #include <cmocka.h>
 #undef fail /* ours is in base/fail.h */
 
+#include "tests/unit/engine/device_world.h"
+
 #define AT 0xe0000u
-
-struct world {
-	struct device_env env;
-	uint64_t now;
-	unsigned asked;
-};
-
-static uint64_t fake_clock(struct device_env *env)
-{
-	struct world *w = (struct world *)env;
-	w->asked++;
-	return w->now;
-}
 
 static struct guest_memory memory;
 
@@ -203,7 +192,7 @@ static void the_timer_counts_the_guests_time(void **state)
 		uint32_t ticks;
 	} cases[] = {{0, 0}, {279, 0}, {280, 1}, {1000000000, 3579545},
 		{UINT64_C(3600000000000), 1460112u}, {UINT64_MAX, 3047538368u}};
-	struct world w = {.env = {.clock = fake_clock}};
+	struct world w = world_with(IRQ_ACPI);
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		w.now = cases[i].ns;
 		assert_int_equal(acpi_timer(&w.env), cases[i].ticks);

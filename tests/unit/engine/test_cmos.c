@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/engine/device_world.h"
+
 #define SECOND 1000000000ull
 #define MADE 1700000000ull /* Tuesday, 2023-11-14 22:13:20 */
 
@@ -31,35 +33,13 @@ enum {
 };
 enum { SET = 0x80, AIE = 0x20, UIE = 0x10, BINARY = 0x04, HOURS_24 = 0x02 };
 
-struct world {
-	struct device_env env;
-	uint64_t now;
-	unsigned asked, rises;
-	bool line;
-};
-
-static uint64_t fake_clock(struct device_env *env)
-{
-	struct world *w = (struct world *)env;
-	w->asked++;
-	return w->now;
-}
-
-static void fake_irq(struct device_env *env, unsigned line, bool level)
-{
-	struct world *w = (struct world *)env;
-	assert_int_equal(line, IRQ_CMOS);
-	w->rises += level && !w->line;
-	w->line = level;
-}
-
 static struct world world;
 static struct cmos cmos;
 
 static int set_up(void **state)
 {
 	(void)state;
-	world = (struct world){.env = {.clock = fake_clock, .irq = fake_irq}};
+	world = world_with(IRQ_CMOS);
 	cmos_reset(&cmos);
 	cmos_set_time(&cmos, MADE);
 	return 0;

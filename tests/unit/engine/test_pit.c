@@ -8,32 +8,13 @@
 
 #include <cmocka.h>
 
-/* The PIT's world: a clock that stands where it is put, and line 0 with its edges counted. */
-struct world {
-	struct device_env env;
-	uint64_t now;
-	unsigned asked, rises;
-	bool line;
-};
-
-static uint64_t fake_clock(struct device_env *env)
-{
-	struct world *world = (struct world *)env;
-	world->asked++;
-	return world->now;
-}
-
-static void fake_irq(struct device_env *env, unsigned line, bool level)
-{
-	struct world *world = (struct world *)env;
-	assert_int_equal(line, IRQ_PIT);
-	world->rises += level && !world->line;
-	world->line = level;
-}
+#include "tests/unit/engine/device_world.h"
 
 static struct world new_world(void)
 {
-	return (struct world){.env = {.clock = fake_clock, .irq = fake_irq}, .now = 5000000000ull};
+	struct world world = world_with(IRQ_PIT);
+	world.now = 5000000000ull;
+	return world;
 }
 
 static void program(

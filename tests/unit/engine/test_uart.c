@@ -8,32 +8,20 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/engine/device_world.h"
+
 enum { DATA, IER, IIR, LCR, MCR, LSR, MSR, SCRATCH, FCR = IIR };
 
-/* The UART's world: what it sent, and its line with the edges counted. */
-struct world {
-	struct device_env env;
-	uint8_t sent[4096];
-	size_t count;
-	unsigned rises;
-	bool line;
-};
+static uint8_t sent[4096];
+static size_t sent_count;
 
 static void fake_output(
 	struct device_env *env, enum output_device device, const void *bytes, size_t length)
 {
-	struct world *world = (struct world *)env;
+	(void)env;
 	assert_int_equal(device, OUTPUT_CONSOLE);
 	assert_int_equal(length, 1);
-	world->sent[world->count++ % sizeof world->sent] = *(const uint8_t *)bytes;
-}
-
-static void fake_irq(struct device_env *env, unsigned line, bool level)
-{
-	struct world *world = (struct world *)env;
-	assert_int_equal(line, IRQ_UART);
-	world->rises += level && !world->line;
-	world->line = level;
+	sent[sent_count++ % sizeof sent] = *(const uint8_t *)bytes;
 }
 
 static struct world world;
@@ -42,9 +30,10 @@ static struct uart uart;
 static int set_up(void **state)
 {
 	(void)state;
-	memset(&world, 0, sizeof world);
+	world = world_with(IRQ_UART);
 	world.env.output = fake_output;
-	world.env.irq = fake_irq;
+	memset(sent, 0, sizeof sent);
+	sent_count = 0;
 	uart_reset(&uart);
 	return 0;
 }
@@ -71,8 +60,8 @@ static void each_byte_written_leaves_at_once(void **state)
 		assert_int_equal(get(LSR), 0x60);
 		put(DATA, (uint8_t)*at);
 	}
-	assert_int_equal(world.count, 5);
-	assert_memory_equal(world.sent, "hello", 5);
+	assert_int_equal(sent_count, 5);
+	assert_memory_equal(sent, "hello", 5);
 	assert_int_equal(world.rises, 0);
 }
 
@@ -83,7 +72,7 @@ static void the_divisor_hides_data_and_interrupt_enable(void **state)
 	put(LCR, 0x83);
 	put(DATA, 0x34);
 	put(IER, 0x12);
-	assert_int_equal(world.count, 0);
+	assert_int_equal(sent_count, 0);
 	assert_int_equal(get(DATA), 0x34);
 	assert_int_equal(get(IER), 0x12);
 	put(LCR, 0x03);
@@ -173,14 +162,14 @@ static void loopback_returns_what_is_sent(void **state)
 	assert_int_equal(get(MSR) & 0xf0, 0x60);
 	assert_int_equal(uart_room(&uart), 0);
 	put(DATA, 'q');
-	assert_int_equal(world.count, 0);
+	assert_int_equal(sent_count, 0);
 	assert_int_equal(get(LSR), 0x61);
 	assert_int_equal(get(DATA), 'q');
 	put(MCR, 0x0b);
 	assert_int_equal(get(MCR), 0x0b);
 	assert_int_equal(get(MSR) & 0xf4, 0xb4); /* RI has ended */
 	put(DATA, 'r');
-	assert_int_equal(world.count, 1);
+	assert_int_equal(sent_count, 1);
 }
 
 static void the_line_keeps_what_the_fifo_cannot(void **state)
