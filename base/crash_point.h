@@ -10,6 +10,8 @@
  *   backup    receive.checked ack.before ack.after                     receiver
  *             apply.before apply.after                                 vCPU thread
  *   primary   release.before transmit.after                            dataplane thread
+ *   resync    resync.page resync.before resync.after     around its entries, on the primary
+ *             stage.after commit.before commit.after      the same on a backup or in a replay
  *   clone     clone.before clone.after            around its last message, on the primary
  *   durable   log.copied log.appended log.settled log.ended            log thread of a backup
  *   failover  fence.after arbiter.before arbiter.linked arbiter.won live.before live.after

@@ -60,6 +60,7 @@ enum key {
 	KEY_LAG,
 	KEY_UNTIL,
 	KEY_PROGRESS,
+	KEY_INTERRUPT_WAIT,
 	KEY_JSON,
 	KEY_HELP,
 };
@@ -152,6 +153,12 @@ static const struct {
 			 "it "
 			 "anyway",
 			 0}},
+	{RUN | PRIMARY | STANDBY,
+		{"interrupt-wait", KEY_INTERRUPT_WAIT, "MS", 0,
+			"how long an interrupt of a guest that is recorded or protected may wait "
+			"for the guest to do I/O, until it is taken by a resync: 1 to 10000 "
+			"(default: 10)",
+			0}},
 	{STATUS, {"json", KEY_JSON, NULL, 0, "as JSON", 0}},
 	{~0u, {"help", KEY_HELP, NULL, 0, "says this, and the exit statuses", 0}},
 };
@@ -348,6 +355,10 @@ static int take(struct config *config, int key, char *value)
 		if (!parse_number(value, 50, 60000, &config->lag_ms))
 			return fail(EINVAL, "--lag %s: give 50 to 60000 ms", value);
 		break;
+	case KEY_INTERRUPT_WAIT:
+		if (!parse_number(value, 1, 10000, &config->interrupt_wait_ms))
+			return fail(EINVAL, "--interrupt-wait %s: give 1 to 10000 ms", value);
+		break;
 	case KEY_RING:
 		config->ring = parse_size(value);
 		if (config->ring < (1u << 20) || config->ring > (1u << 30) ||
@@ -469,6 +480,7 @@ int config_parse(struct config *config, int argc, char **argv)
 		.commit = COMMIT_RECEIVED,
 		.timeout_ms = 500,
 		.lag_ms = LAG_DEFAULT_MS,
+		.interrupt_wait_ms = 10,
 		.ring = 16u << 20,
 		.heartbeat = "127.0.0.1",
 		.command = COMMANDS};

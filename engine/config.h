@@ -58,12 +58,13 @@ struct config {
 	uint64_t until_lsn, until_ns;
 	const char *key; /* file of the VM's key */
 	enum commit_level commit;
-	const char *log;     /* the durable log's file, on a standby */
-	uint64_t log_size;   /* bytes, a multiple of 4,096 */
-	bool log_newest;     /* a full log drops its oldest entries */
-	bool log_described;  /* --log-size or --log-keep was given */
-	unsigned timeout_ms; /* heartbeats */
-	unsigned lag_ms;     /* a backup that is further behind slows its primary's guest */
+	const char *log;            /* the durable log's file, on a standby */
+	uint64_t log_size;          /* bytes, a multiple of 4,096 */
+	bool log_newest;            /* a full log drops its oldest entries */
+	bool log_described;         /* --log-size or --log-keep was given */
+	unsigned timeout_ms;        /* heartbeats */
+	unsigned lag_ms;            /* a backup that is further behind slows its primary's guest */
+	unsigned interrupt_wait_ms; /* until a resync */
 	bool take_over, json, progress;
 	uint8_t mac[6];
 };

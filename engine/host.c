@@ -90,6 +90,14 @@ static json_t *status(void *context)
 		json_object_set_new(answer, "interrupts",
 			json_integer((json_int_t)atomic_load(&host->machine.interrupts_shown)));
 	}
+	const struct resync_counters *resyncs = &host->live.resyncs;
+	json_object_set_new(answer, "resync",
+		json_pack("{s:I, s:I, s:f, s:f, s:f}", "resyncs",
+			(json_int_t)atomic_load(&resyncs->count), "pages",
+			(json_int_t)atomic_load(&resyncs->pages), "last_stop_ms",
+			(double)atomic_load(&resyncs->last_ns) / 1e6, "longest_stop_ms",
+			(double)atomic_load(&resyncs->longest_ns) / 1e6, "total_stop_ms",
+			(double)atomic_load(&resyncs->total_ns) / 1e6));
 	uint64_t held = hold_waiting(host->hold[0]) + hold_waiting(host->hold[1]);
 	json_object_set_new(answer, "held_outputs", json_integer((json_int_t)held));
 	struct dataplane_counters c = dataplane_counters(host->dataplane);
@@ -137,6 +145,7 @@ int host_open(struct host *host, const struct config *config, const struct host_
 	host->live.outputs_wait = outputs_wait;
 	host->live.context = host;
 	host->live.lag.bound_ns = (uint64_t)config->lag_ms * 1000000u;
+	host->live.wait_ns = (uint64_t)config->interrupt_wait_ms * 1000000u;
 	port_block_signals();
 	signal(SIGPIPE, SIG_IGN);
 	int error = open_events(host);

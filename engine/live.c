@@ -6,10 +6,11 @@
 #include <string.h>
 
 #define FRAME_BURST 32u
-#define FRAME_MIN 14u      /* an Ethernet header */
-#define WAIT_NS 200000u    /* for room in the log */
-#define IDLE_NS 100000000u /* halted without a timer; every wake-up comes by the bell */
-#define KEPT_NS 1000000u   /* halted while the log still sends frames: their buffers are few */
+#define FRAME_MIN 14u         /* an Ethernet header */
+#define WAIT_NS 200000u       /* for room in the log */
+#define IDLE_NS 100000000u    /* halted without a timer; every wake-up comes by the bell */
+#define KEPT_NS 1000000u      /* halted while the log still sends frames: their buffers are few */
+#define FORGET_NS 1000000000u /* a resync ships what was changed since about then */
 
 void live_set_time(struct live *live, uint64_t guest_ns, uint64_t host_ns)
 {
@@ -73,12 +74,12 @@ static uint64_t released(const struct machine *m)
 }
 
 /*
- * Hands everything over. `left` is told to the backup if it is news: the guest is past every position
- * below it (D6). MARK and RELEASED never wait for room; they are said again with the next flush. So
- * they carry the digest as it was at the last input or output: one that is stepped at a position, and
- * then finds no room for its entry, would be taken for a divergence (D5).
+ * Hands everything over, and tells the backup that we have come to this position, if it is news (D6). MARK
+ * and RELEASED never wait for room; they are said again with the next flush. So they carry the digest
+ * as it was at the last input or output: one that is stepped at a position, and then finds no room for
+ * its entry, would be taken for a divergence (D5).
  */
-static void flush(struct machine *m, position left)
+static void flush(struct machine *m)
 {
 	struct live *live = m->live;
 	if (!live->log || live->broken)
@@ -89,12 +90,10 @@ static void flush(struct machine *m, position left)
 						  word, &gone, sizeof gone, NULL) == 0)
 		live->told_released = gone;
 	bool beat = atomic_exchange_explicit(&live->beat_wanted, false, memory_order_relaxed);
-	bool news = left > live->told_left;
-	if (!news)
-		left = live->told_left;
-	if ((news || beat) && log_writer_append(live->log, LOG_MARK, m->digest.at, word, &left,
-				      sizeof left, NULL) == 0)
-		live->told_left = left;
+	bool news = m->exits > live->told_reached;
+	if ((news || beat) && log_writer_append(live->log, LOG_MARK, m->digest.at, word, &m->exits,
+				      sizeof m->exits, NULL) == 0)
+		live->told_reached = m->exits;
 	hand_over(m);
 }
 
@@ -129,11 +128,34 @@ static bool append(
 		if (!stopped && !live->broken)
 			atomic_fetch_add_explicit(&live->stops, 1, memory_order_relaxed);
 		stopped = true;
-		flush(m, m->exits);
+		flush(m);
 		look_at_lag(live, now_ns());
 		machine_wait(m, watched, WAIT_NS);
 	}
 	return !machine_ended(m);
+}
+
+bool live_append_resync(struct machine *m, enum log_kind kind, const void *payload, uint32_t length)
+{
+	struct live *live = m->live;
+	while (live->log && !machine_ended(m)) {
+		uint32_t watched = machine_watch(m);
+		int error = live->broken ? -EAGAIN
+					 : log_writer_append(live->log, kind, m->digest.at,
+						   digest_word(&m->digest), payload, length, NULL);
+		if (error == 0) {
+			if (log_writer_flush_due(live->log, now_ns()))
+				hand_over(m);
+			return true;
+		}
+		CHECK(D2, error == -EAGAIN, "the log refuses %s of %u bytes: %s",
+			log_kind_name(kind), length, fail_message());
+		/* No MARK: that of the position which COMMIT begins must not come before it. */
+		if (!live->broken)
+			hand_over(m);
+		machine_wait(m, watched, WAIT_NS);
+	}
+	return false;
 }
 
 void live_begin_log(struct machine *m, struct log_writer *log, uint32_t session)
@@ -143,7 +165,10 @@ void live_begin_log(struct machine *m, struct log_writer *log, uint32_t session)
 	live->log = log;
 	live->session = session;
 	live->broken = false;
-	live->told_left = m->halted ? m->exits : m->exits + 1;
+	live->told_reached = m->exits;
+	m->arrived = true;
+	if (vcpu_track(&m->vcpu, true) < 0)
+		machine_end(m, MACHINE_FAILED, "%s", fail_message());
 	live->told_released = 0;
 	live->output_sealed = false;
 	memset(live->sealed, 0, sizeof live->sealed);
@@ -164,6 +189,8 @@ struct log_writer *live_end_log(struct machine *m)
 	lag_end(&m->live->lag);
 	/* Their LSNs mean nothing in the next log, which would keep them until it is as long. What may
 	 * still be read of them behind the fence is placed nowhere, or is not whole (L2). */
+	if (vcpu_track(&m->vcpu, false) < 0)
+		machine_end(m, MACHINE_FAILED, "%s", fail_message());
 	free_frames(m->live);
 	return log;
 }
@@ -234,7 +261,7 @@ static void slow_down(struct machine *m, uint64_t left, uint64_t now)
 	look_at_lag(live, now);
 	uint64_t pause = lag_pause(&live->lag, left - live->entered_ns), began = now;
 	if (pause > 0)
-		flush(m, m->exits + 1);
+		flush(m);
 	/* Whoever wakes us is answered, and the guest sleeps on. */
 	while (live->log && now - began < pause) {
 		uint32_t watched = machine_watch(m);
@@ -262,7 +289,7 @@ static void live_inputs(struct machine *m)
 		if (!m->halted || pic_pending(&m->board.pic))
 			break;
 		/* Halted: the backup may come as far as this exit, and no further. */
-		flush(m, m->exits);
+		flush(m);
 		if (machine_must_pause(m))
 			return;
 		look_at_lag(live, now_ns());
@@ -272,7 +299,11 @@ static void live_inputs(struct machine *m)
 		return;
 	uint64_t taken = now_ns();
 	if (live->flush_wanted || log_writer_flush_due(live->log, taken))
-		flush(m, m->exits + 1);
+		flush(m);
+	if (live->newest_ns - live->forgot_ns >= FORGET_NS) {
+		live->forgot_ns = live->newest_ns;
+		resync_forget(m);
+	}
 	slow_down(m, left, taken);
 }
 
@@ -309,19 +340,107 @@ static void live_flush(struct machine *m)
 {
 	struct live *live = m->live;
 	if (live->log)
-		flush(m, m->exits);
+		flush(m);
 }
 
-static void live_interrupted(struct machine *m)
+/* Whether an interrupt on this line would reach the CPU. */
+static bool would_raise(const struct machine *m, unsigned line)
+{
+	struct pic trial = m->board.pic;
+	pic_set_line(&trial, line, false);
+	pic_set_line(&trial, line, true);
+	return pic_pending(&trial);
+}
+
+static bool frame_waits(struct machine *m)
+{
+	const struct port_frame *frame = frame_queue_peek(&m->live->frames);
+	return frame && (m->board.net.status & (4u | 64u)) == 4u && would_raise(m, IRQ_NET) &&
+	       virtio_net_can_receive(&m->board.net, &m->env, frame->length);
+}
+
+static bool tick_waits(struct machine *m, uint64_t now)
+{
+	return pit_due(&m->board.pit, now) > 0 && would_raise(m, IRQ_PIT);
+}
+
+/* Whether there is an interrupt that the guest would take now, and how long it has waited. */
+static bool waits(struct machine *m, uint64_t *waited)
+{
+	struct live *live = m->live;
+	uint64_t now = guest_now(live), host = now_ns();
+	*waited = 0;
+	bool tick = tick_waits(m, now);
+	if (tick)
+		*waited = now - pit_deadline(&m->board.pit);
+	if (!pic_pending(&m->board.pic) && !frame_waits(m) &&
+		!(byte_queue_waits(&live->keys) && would_raise(m, IRQ_UART))) {
+		live->waits_ns = 0;
+		return tick;
+	}
+	/* One that was taken meanwhile may have been what waited. */
+	if (live->waits_ns == 0 || live->waits_interrupts != m->interrupts) {
+		live->waits_ns = host;
+		live->waits_interrupts = m->interrupts;
+	}
+	if (host - live->waits_ns > *waited)
+		*waited = host - live->waits_ns;
+	return true;
+}
+
+/* Between two exits: makes this a position if an interrupt has waited for it long enough. */
+static bool take_turn(struct machine *m)
+{
+	struct live *live = m->live;
+	struct kvm_run *run = m->vcpu.run;
+	position at = m->exits;
+	uint64_t waited;
+	if (!waits(m, &waited) || live->broken)
+		return false;
+	if (live->log && (live->wait_ns == 0 || waited < live->wait_ns))
+		return false;
+	machine_finish(m);
+	if (machine_ended(m) || m->exits != at)
+		return true; /* an exit, after all */
+	if (!run->if_flag || !run->ready_for_interrupt_injection) {
+		run->request_interrupt_window = 1;
+		return false;
+	}
+	return live->log ? resync_send(m) : true;
+}
+
+static bool live_interrupted(struct machine *m)
 {
 	struct live *live = m->live;
 	uint64_t left = now_ns();
 	bool beat = atomic_load_explicit(&live->beat_wanted, memory_order_relaxed);
-	if (!live->log)
+	if (live->log) {
+		if (beat || log_writer_flush_due(live->log, left))
+			flush(m);
+		slow_down(m, left, left);
+	}
+	return take_turn(m);
+}
+
+/* The guest may compute for long: somebody has to look whether an interrupt waits. */
+static void live_leave(struct machine *m)
+{
+	struct live *live = m->live;
+	uint64_t now = now_ns(), want = now + live->wait_ns / 2;
+	if (live->wait_ns == 0)
 		return;
-	if (beat || log_writer_flush_due(live->log, left))
-		flush(m, m->exits + 1);
-	slow_down(m, left, left);
+	if (!live->log && !m->vcpu.run->request_interrupt_window) {
+		/* Alone, a tick is taken when it is due. */
+		uint64_t deadline = pit_deadline(&m->board.pit), guest = guest_now(live);
+		if (deadline > guest && deadline - guest < want - now)
+			want = now + (deadline - guest);
+		else if (deadline <= guest && would_raise(m, IRQ_PIT))
+			want = now;
+	}
+	if (live->alarm_ns > now && live->alarm_ns <= want)
+		return;
+	live->alarm_ns = want;
+	vcpu_alarm(&m->vcpu, want);
 }
 
 void live_beat(struct machine *m)
@@ -363,6 +482,7 @@ const struct source live_source = {
 	.output = live_output,
 	.inputs = live_inputs,
 	.flush = live_flush,
+	.leave = live_leave,
 	.interrupted = live_interrupted,
 	.ended = live_ended,
 };

@@ -10,6 +10,7 @@
 #include "engine/lag.h"
 #include "engine/machine.h"
 #include "engine/queue.h"
+#include "engine/resync.h"
 #include "transport/log_writer.h"
 
 struct live {
@@ -19,7 +20,7 @@ struct live {
 	bool flush_wanted;
 	bool output_sealed; /* since the log was last handed over */
 	bool acks_ring;     /* who waits for acks is woken by them; set before live_begin_log */
-	position told_left;
+	position told_reached;
 	uint64_t told_released;
 	uint64_t sealed[OUTPUT_DEVICES]; /* LSN of the last output sealed */
 
@@ -29,6 +30,16 @@ struct live {
 	uint64_t entered_ns; /* when the guest was last let go on */
 	_Atomic uint64_t
 		stops; /* times that the guest has stood still for want of room in the log */
+	/*
+	 * Fairness: how long an interrupt may wait while the guest does not leave KVM, until it is taken
+	 * by a resync; alone it is taken at once. 0: for ever. The vCPU thread is alarmed to look.
+	 */
+	uint64_t wait_ns;
+	uint64_t alarm_ns;         /* the next one, unless it is over */
+	uint64_t waits_ns;         /* when one was first seen to wait, 0: none is */
+	uint64_t waits_interrupts; /* how many the guest had taken by then */
+	uint64_t forgot_ns;        /* guest time: what was changed before is not shipped */
+	struct resync_counters resyncs;
 
 	/* The guest's time: guest_ns at host_ns, and the newest value given out. */
 	uint64_t guest_ns, host_ns, newest_ns;
@@ -54,6 +65,11 @@ void live_set_time(struct live *live, uint64_t guest_ns, uint64_t host_ns);
 void live_begin_log(struct machine *m, struct log_writer *log, uint32_t session);
 /* vCPU thread, anywhere, after the fence: logs no more. Returns the writer, which the caller owns again. */
 struct log_writer *live_end_log(struct machine *m);
+
+/* For engine/resync.c: appends one of its entries, which waits for room like an input. False: there is no log
+ * any more, or the machine has ended. */
+bool live_append_resync(
+	struct machine *m, enum log_kind kind, const void *payload, uint32_t length) MUST_CHECK;
 
 /* Any thread: asks for a MARK in the log soon, whether the guest exits or not. */
 void live_beat(struct machine *m);

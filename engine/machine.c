@@ -149,7 +149,7 @@ static void serve(struct machine *m, int reason)
 
 /* Completes the last exit's instruction. It may exit again, more than once: page-crossing and string
  * accesses do. Inputs wait meanwhile; both sides come here at the same exits. */
-static void finish(struct machine *m)
+void machine_finish(struct machine *m)
 {
 	while (m->unfinished && !machine_ended(m)) {
 		int reason = vcpu_finish(&m->vcpu);
@@ -163,24 +163,29 @@ static void finish(struct machine *m)
 }
 
 /* Injects the PIC's interrupt if the CPU can take it at this exit; otherwise it waits for the next
- * one. What decides is the same on both sides: the guest's registers and the devices. */
-static void interrupt(struct machine *m)
+ * one. What decides is the same on both sides: the guest's registers and the devices. False: to
+ * finish the instruction took further exits, so this is another position, with inputs of its own. */
+static bool interrupt(struct machine *m)
 {
 	const struct kvm_run *run = m->vcpu.run;
+	position at = m->exits;
 	if (!pic_pending(&m->board.pic) || !run->if_flag)
-		return;
-	finish(m);
+		return true;
+	machine_finish(m);
+	if (m->exits != at)
+		return false;
 	if (machine_ended(m) || !pic_pending(&m->board.pic) || !run->if_flag ||
 		!run->ready_for_interrupt_injection)
-		return;
+		return true;
 	uint8_t vector = board_acknowledge(&m->board, &m->env);
 	if (vcpu_inject(&m->vcpu, vector) < 0) {
 		machine_end(m, MACHINE_FAILED, "%s", fail_message());
-		return;
+		return true;
 	}
 	m->halted = false;
 	m->interrupts++;
 	atomic_store_explicit(&m->interrupts_shown, m->interrupts, memory_order_relaxed);
+	return true;
 }
 
 static bool answer_call(struct machine *m, enum machine_when now)
@@ -189,7 +194,7 @@ static bool answer_call(struct machine *m, enum machine_when now)
 	if (!call || (call->when == MACHINE_PAUSED && now != MACHINE_PAUSED))
 		return false;
 	if (call->when == MACHINE_PAUSED)
-		finish(m);
+		machine_finish(m);
 	atomic_store_explicit(&m->call, NULL, memory_order_relaxed);
 	call->function(m, call->argument);
 	bell_ring(&m->call_done);
@@ -251,27 +256,32 @@ bool machine_must_pause(const struct machine *m)
 static void *run(void *argument)
 {
 	struct machine *m = argument;
-	vcpu_bind();
+	if (vcpu_bind(&m->vcpu) < 0)
+		machine_end(m, MACHINE_FAILED, "%s", fail_message());
 	while (!machine_ended(m)) {
-		bool at_exit = m->halted;
-		if (!m->halted) {
+		bool here = m->halted || m->arrived;
+		m->arrived = false;
+		if (!here) {
+			if (m->source->leave)
+				m->source->leave(m);
 			int reason = vcpu_run(&m->vcpu);
-			if (reason >= 0) {
+			if (reason >= 0 && reason != KVM_EXIT_IRQ_WINDOW_OPEN) {
 				serve(m, reason);
-				at_exit = true;
-			} else if (reason == -EINTR) {
-				/* The guest is between two positions: no input may be applied here. */
-				m->source->interrupted(m);
+				here = true;
+			} else if (reason >= 0 || reason == -EINTR) {
+				/* Between two exits is no position, unless it is made one. */
+				here = m->source->interrupted(m);
 			} else {
 				machine_end(m, MACHINE_FAILED, "%s", fail_message());
 			}
 		}
-		if (at_exit && !machine_ended(m))
+		while (here && !machine_ended(m)) {
 			m->source->inputs(m);
-		if (at_exit && !machine_ended(m))
-			interrupt(m);
+			here = !machine_ended(m) && !interrupt(m);
+		}
 		answer_call(m, MACHINE_PAUSED);
 	}
+	vcpu_unbind(&m->vcpu);
 	if (m->on_finish)
 		m->on_finish(m->on_finish_context);
 	atomic_store(&m->finished, true);
@@ -296,6 +306,13 @@ uint32_t machine_digest(struct machine *m)
 	if (m->digest.at != m->exits)
 		digest_step(&m->digest, m->exits, &m->vcpu.run->s.regs, &m->memory);
 	return digest_word(&m->digest);
+}
+
+void machine_arrive(struct machine *m)
+{
+	m->exits++;
+	atomic_store_explicit(&m->exits_shown, m->exits, memory_order_relaxed);
+	machine_digest(m);
 }
 
 int machine_start(struct machine *m, void (*on_finish)(void *context), void *context)
@@ -336,6 +353,7 @@ int machine_create(struct machine *m, uint64_t memory_size, const uint8_t mac[6]
 
 void machine_destroy(struct machine *m)
 {
+	staging_drop(&m->staging);
 	vcpu_destroy(&m->vcpu);
 	memory_destroy(&m->memory);
 	pthread_mutex_destroy(&m->call_lock);
@@ -373,9 +391,8 @@ int machine_save(struct machine *m, void *blob)
 	return vcpu_save(&m->vcpu, &state->vcpu);
 }
 
-int machine_load(struct machine *m, const void *blob, size_t size)
+static int check(const struct machine *m, const struct state *state, size_t size)
 {
-	const struct state *state = blob;
 	if (size != sizeof *state || state->version != STATE_VERSION)
 		return fail(EPROTO,
 			"the machine's state has %zu bytes of another version; use the same Doppel",
@@ -383,9 +400,29 @@ int machine_load(struct machine *m, const void *blob, size_t size)
 	if (state->digest.swept >= m->memory.size || state->digest.swept % DIGEST_SWEEP != 0)
 		return fail(EPROTO,
 			"the machine's state is damaged: its sweep stands outside its memory");
+	return 0;
+}
+
+int machine_check(const struct machine *m, const void *blob, size_t size)
+{
+	const struct state *state = blob;
+	int error = check(m, state, size);
+	if (!error && (state->exits != m->exits + 1 || state->halted))
+		error = fail(EPROTO, "the machine's state is that of exit %llu",
+			(unsigned long long)state->exits);
+	return error;
+}
+
+int machine_load(struct machine *m, const void *blob, size_t size)
+{
+	const struct state *state = blob;
+	int error = check(m, state, size);
+	if (error)
+		return error;
 	m->halted = state->halted != 0;
 	m->unfinished = false;
 	m->exits = state->exits;
+	atomic_store_explicit(&m->exits_shown, m->exits, memory_order_relaxed);
 	m->digest = state->digest;
 	m->board = state->board;
 	m->announce = state->announce;

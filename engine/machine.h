@@ -22,6 +22,7 @@
 #include "dataplane/hold.h"
 #include "engine/board.h"
 #include "engine/digest.h"
+#include "engine/resync.h"
 #include "engine/vcpu.h"
 #include "transport/log_format.h"
 
@@ -52,8 +53,11 @@ struct source {
 	void (*inputs)(struct machine *m);
 	/* The vCPU is going to wait in the middle of an exit: what has gathered must leave. */
 	void (*flush)(struct machine *m);
-	/* The guest was interrupted between two positions; nothing may be applied. */
-	void (*interrupted)(struct machine *m);
+	/* The vCPU is about to go on. NULL: nothing is to be done. */
+	void (*leave)(struct machine *m);
+	/* The guest was interrupted between two exits, where nothing may be applied; unless this is true:
+	 * then the source has made it a position. */
+	bool (*interrupted)(struct machine *m);
 	/* The guest has ended by itself. */
 	void (*ended)(struct machine *m, enum log_end reason, uint32_t value);
 };
@@ -77,11 +81,13 @@ struct machine {
 	position exits;
 	bool halted;
 	bool unfinished; /* the last exit's instruction completes with the next entry */
+	bool arrived;    /* at a position without an exit: a first state, or a resync */
 	struct digest digest;
 
 	const struct source *source;
-	struct live *live;     /* engine/live.h; always there */
-	struct replay *replay; /* engine/replay.h; NULL unless following a log */
+	struct live *live;      /* engine/live.h; always there */
+	struct replay *replay;  /* engine/replay.h; NULL unless following a log */
+	struct staging staging; /* engine/resync.h; of who follows a log */
 	struct hold *hold[OUTPUT_DEVICES];
 	struct output_group group[OUTPUT_DEVICES];
 	struct announce announce; /* the guest's addresses, learned from what it sends */
@@ -142,10 +148,18 @@ uint32_t machine_watch(const struct machine *m);
 bool machine_wait(struct machine *m, uint32_t watched, uint64_t longest_ns);
 bool machine_must_pause(const struct machine *m);
 
+/* Completes the last exit's instruction, which may exit again and so move the position. */
+void machine_finish(struct machine *m);
+
 /* The digest at this position, stepped if this is its first logged entry. */
 uint32_t machine_digest(struct machine *m);
+
+/* Makes the point between two exits at which the machine stands a position, counted as an exit. */
+void machine_arrive(struct machine *m);
 
 /* Saving and loading: a blob for clones and recordings, beside memory. Paused, or before the start. */
 size_t machine_state_size(void);
 int machine_save(struct machine *m, void *blob) MUST_CHECK;
 int machine_load(struct machine *m, const void *blob, size_t size) MUST_CHECK;
+/* Whether the blob could be this machine's state at its next position. */
+int machine_check(const struct machine *m, const void *blob, size_t size) MUST_CHECK;

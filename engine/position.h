@@ -6,6 +6,8 @@
  * replay. Position n means "after the nth exit was served, before the guest goes on"; several inputs
  * may share one, in log order. A return because of a signal is not an exit and is not counted.
  *
+ * The other kind that there is, the checkpoint of a resync, counts as an exit too (engine/resync.h).
+ *
  * Whoever adds a kind replaces this type and `position_counts`; logs and clones carry the number as it
  * is and nothing else looks inside it.
  */

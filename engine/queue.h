@@ -91,6 +91,13 @@ static inline size_t byte_queue_put(struct byte_queue *queue, const uint8_t *byt
 	return n;
 }
 
+/* Whether there are any; for the consumer. */
+static inline bool byte_queue_waits(const struct byte_queue *queue)
+{
+	return atomic_load_explicit(&queue->tail, memory_order_acquire) !=
+	       atomic_load_explicit(&queue->head, memory_order_relaxed);
+}
+
 static inline size_t byte_queue_take(struct byte_queue *queue, uint8_t *bytes, size_t count)
 {
 	uint32_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);

@@ -118,19 +118,27 @@ static bool digest_equal(struct machine *m, const struct log_entry *entry)
 	return false;
 }
 
+/* Without effect on the machine, so that it may be taken at any position behind its own. */
 static bool about_the_log(const struct log_entry *entry)
 {
-	return entry->kind == LOG_MARK || entry->kind == LOG_RELEASED;
+	return entry->kind == LOG_MARK || entry->kind == LOG_RELEASED || entry->kind == LOG_PAGE;
 }
 
 static void take_about_the_log(struct machine *m, const struct log_entry *entry)
 {
 	uint64_t value;
 	memcpy(&value, entry->payload, sizeof value);
-	if (entry->kind == LOG_MARK && value > m->replay->left)
-		m->replay->left = value;
-	if (digest_equal(m, entry))
-		taken(m, entry);
+	if (entry->kind == LOG_MARK && value > m->replay->reached)
+		m->replay->reached = value;
+	if (!digest_equal(m, entry))
+		return;
+	if (entry->kind == LOG_PAGE && staging_add(m, entry) < 0) {
+		diverged(m, entry, fail_message());
+		return;
+	}
+	taken(m, entry);
+	if (entry->kind == LOG_PAGE)
+		CRASH_POINT("stage.after");
 }
 
 static bool stopped(struct machine *m, const struct log_entry *entry)
@@ -242,6 +250,36 @@ static void apply(struct machine *m, const struct log_entry *entry)
 	taken(m, entry);
 }
 
+/* At the exit before it, or on the way there. False: the machine goes there first, or has ended. */
+static bool commit(struct machine *m, const struct log_entry *entry)
+{
+	struct replay *replay = m->replay;
+	if (entry->position > m->exits + 1) {
+		if (m->halted && !pic_pending(&m->board.pic))
+			diverged(m, entry, "the guest is halted and nothing wakes it");
+		if (entry->position - 1 > replay->reached)
+			replay->reached = entry->position - 1;
+		return false;
+	}
+	machine_finish(m);
+	if (machine_ended(m))
+		return false;
+	if (entry->position != m->exits + 1) {
+		diverged(m, entry, "the guest is past that position");
+		return false;
+	}
+	if (staging_commit(m, entry) < 0) {
+		diverged(m, entry, fail_message());
+		return false;
+	}
+	if (entry->position > replay->reached)
+		replay->reached = entry->position;
+	if (!digest_equal(m, entry))
+		return false;
+	taken(m, entry);
+	return true;
+}
+
 /* Applies every entry of this position, and returns when the guest may leave it (D6). */
 static void replay_inputs(struct machine *m)
 {
@@ -249,7 +287,7 @@ static void replay_inputs(struct machine *m)
 	for (;;) {
 		struct log_entry entry;
 		uint32_t watched = machine_watch(m);
-		if (!(m->halted && !pic_pending(&m->board.pic)) && replay->left > m->exits)
+		if (!(m->halted && !pic_pending(&m->board.pic)) && replay->reached > m->exits)
 			return;
 		enum found found = look(m, &entry);
 		if (found == NONE) {
@@ -260,8 +298,13 @@ static void replay_inputs(struct machine *m)
 			m->source->inputs(m);
 		if (found != FOUND || stopped(m, &entry))
 			return;
-		if (entry.position > replay->left)
-			replay->left = entry.position;
+		if (entry.kind == LOG_COMMIT) {
+			if (commit(m, &entry))
+				continue;
+			return;
+		}
+		if (entry.position > replay->reached)
+			replay->reached = entry.position;
 		if (entry.position > m->exits) {
 			if (m->halted && !pic_pending(&m->board.pic))
 				diverged(m, &entry, "the guest is halted and nothing wakes it");
@@ -286,12 +329,13 @@ static void replay_flush(struct machine *m)
 /* The guest computes, perhaps for long: nothing is applied here. But a log that is over must not wait
  * for the guest's next exit, so what it says about itself is taken, as far as that needs no digest of
  * a position: then the machine is drained. */
-static void replay_interrupted(struct machine *m)
+static bool replay_interrupted(struct machine *m)
 {
 	struct log_entry entry;
 	while (look(m, &entry) == FOUND && !stopped(m, &entry) && about_the_log(&entry) &&
 		entry.position <= m->digest.at)
 		take_about_the_log(m, &entry);
+	return false;
 }
 
 static void replay_ended(struct machine *m, enum log_end reason, uint32_t value)
@@ -325,8 +369,8 @@ const struct source replay_source = {
 
 void replay_begin(struct machine *m, struct replay *replay)
 {
-	/* A machine that was saved while it ran has left its position; a halted one has not. */
-	replay->left = m->halted ? m->exits : m->exits + 1;
+	replay->reached = m->exits;
+	m->arrived = true;
 	m->replay = replay;
 	m->source = &replay_source;
 }
@@ -356,6 +400,8 @@ void replay_go_live(struct machine *m, uint64_t host_ns)
 	CHECK(L4, replay->reader.next == atomic_load(&replay->limit),
 		"going live at LSN %llu of %llu", (unsigned long long)replay->reader.next,
 		(unsigned long long)atomic_load(&replay->limit));
+	/* A resync without its COMMIT has not happened. */
+	staging_drop(&m->staging);
 	m->live->newest_ns = replay->time_ns;
 	live_set_time(m->live, replay->time_ns, host_ns);
 	m->source = &live_source;

@@ -6,6 +6,9 @@
  * value) and all of it is applied, the machine is drained: it says so, though the guest may still be
  * computing towards its next exit, and waits there for a verdict, which is live_source or the end.
  * Offline, the end of the log is the end of the machine.
+ *
+ * An exit is left when the log shows that the primary has come to another one (D6), so that the guest here
+ * never computes beside the primary, and whatever a resync brings is laid over what the primary had, too.
  */
 #pragma once
 
@@ -27,7 +30,7 @@ struct replay {
 	bool has_until;
 	uint64_t until_lsn, until_ns;
 	bool is_there;      /* has stopped so */
-	position left;      /* the primary has left every position below (D6) */
+	position reached;   /* the primary has come to this position (D6) */
 	uint64_t time_ns;   /* the newest guest time the log has told */
 	uint64_t entries;   /* applied */
 	enum log_kind last; /* of the entry applied last */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -12,23 +13,48 @@
 
 #define SYNC_REGS (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS)
 
-static _Thread_local struct kvm_run *kick_target;
+static _Thread_local struct vcpu *kick_target;
 
 static void take_kick(int signal)
 {
 	(void)signal;
+	if (!kick_target)
+		return;
 	/* The flag makes a KVM_RUN that has not begun yet return at once: no kick falls between the
 	 * look at `kicked` and the system call. */
-	if (kick_target)
-		kick_target->immediate_exit = 1;
+	atomic_store_explicit(&kick_target->kicked, true, memory_order_seq_cst);
+	kick_target->run->immediate_exit = 1;
 }
 
-void vcpu_bind(void)
+int vcpu_bind(struct vcpu *vcpu)
 {
 	sigset_t kick;
 	sigemptyset(&kick);
 	sigaddset(&kick, VCPU_KICK_SIGNAL);
+	kick_target = vcpu;
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+	struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = VCPU_KICK_SIGNAL};
+	event._sigev_un._tid = gettid();
+	if (timer_create(CLOCK_MONOTONIC, &event, &vcpu->timer) < 0)
+		return fail(errno, "cannot make a timer for the vCPU: %s", strerror(errno));
+	vcpu->has_timer = true;
+	return 0;
+}
+
+void vcpu_unbind(struct vcpu *vcpu)
+{
+	if (vcpu->has_timer)
+		timer_delete(vcpu->timer);
+	vcpu->has_timer = false;
+	kick_target = NULL;
+}
+
+void vcpu_alarm(struct vcpu *vcpu, uint64_t at_ns)
+{
+	const struct itimerspec at = {.it_value = {.tv_sec = (time_t)(at_ns / 1000000000u),
+					      .tv_nsec = (long)(at_ns % 1000000000u)}};
+	if (vcpu->has_timer)
+		timer_settime(vcpu->timer, TIMER_ABSTIME, &at, NULL);
 }
 
 static int require(int kvm_fd, int capability, const char *name, int bits)
@@ -103,6 +129,10 @@ int vcpu_create(struct vcpu *vcpu, const struct guest_memory *memory)
 	/* Before there is a thread to kick: without a handler the first kick would end the process. */
 	struct sigaction action = {.sa_handler = take_kick};
 	sigaction(VCPU_KICK_SIGNAL, &action, NULL);
+	/* A bit for each page, in whole words. */
+	vcpu->changed = calloc(vcpu_words(memory->size), sizeof *vcpu->changed);
+	if (!vcpu->changed)
+		return fail(ENOMEM, "no memory for the list of changed pages");
 	int error = open_kvm(vcpu);
 	if (!error)
 		error = cpu_model_build(&vcpu->model, vcpu->kvm_fd);
@@ -113,9 +143,9 @@ int vcpu_create(struct vcpu *vcpu, const struct guest_memory *memory)
 	if (vcpu->vm_fd < 0)
 		goto kvm_failed;
 	step = "give the guest its memory";
-	struct kvm_userspace_memory_region region = {
+	vcpu->region = (struct kvm_userspace_memory_region){
 		.memory_size = memory->size, .userspace_addr = (uint64_t)(uintptr_t)memory->base};
-	if (ioctl(vcpu->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+	if (ioctl(vcpu->vm_fd, KVM_SET_USER_MEMORY_REGION, &vcpu->region) < 0)
 		goto kvm_failed;
 	step = "place the task state";
 	if (ioctl(vcpu->vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000ul) < 0)
@@ -151,6 +181,8 @@ void vcpu_destroy(struct vcpu *vcpu)
 	if (vcpu->run)
 		munmap(vcpu->run, vcpu->run_size);
 	vcpu->run = NULL;
+	free(vcpu->changed);
+	vcpu->changed = NULL;
 	int *fds[] = {&vcpu->fd, &vcpu->vm_fd, &vcpu->kvm_fd};
 	for (unsigned i = 0; i < 3; i++) {
 		if (*fds[i] >= 0)
@@ -202,14 +234,18 @@ static int enter(struct vcpu *vcpu)
 
 int vcpu_run(struct vcpu *vcpu)
 {
-	kick_target = vcpu->run;
 	vcpu->run->immediate_exit = 0;
 	/* The flag is cleared before the look at `kicked`: a kick before it is seen here, one after it
 	 * sets the flag again through the signal. */
 	atomic_signal_fence(memory_order_seq_cst);
-	if (atomic_exchange_explicit(&vcpu->kicked, false, memory_order_seq_cst))
-		return -EINTR;
-	return enter(vcpu);
+	int reason = -EINTR;
+	if (!atomic_exchange_explicit(&vcpu->kicked, false, memory_order_seq_cst))
+		reason = enter(vcpu);
+	/* Whoever has kicked so far gets what it wants with this return. */
+	if (reason == -EINTR)
+		atomic_store_explicit(&vcpu->kicked, false, memory_order_seq_cst);
+	vcpu->run->request_interrupt_window = 0;
+	return reason;
 }
 
 int vcpu_finish(struct vcpu *vcpu)
@@ -294,4 +330,35 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
 	/* Without an in-kernel APIC each KVM_RUN sets CR8 from here. */
 	vcpu->run->cr8 = state->sregs.cr8;
 	return 0;
+}
+
+static int set_region(struct vcpu *vcpu, const struct kvm_userspace_memory_region *region)
+{
+	if (ioctl(vcpu->vm_fd, KVM_SET_USER_MEMORY_REGION, region) < 0)
+		return fail(EIO, "KVM does not take the guest's memory again: %s", strerror(errno));
+	return 0;
+}
+
+int vcpu_track(struct vcpu *vcpu, bool on)
+{
+	vcpu->region.flags = on ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+	return set_region(vcpu, &vcpu->region);
+}
+
+int vcpu_changes(struct vcpu *vcpu)
+{
+	struct kvm_dirty_log log = {.dirty_bitmap = vcpu->changed};
+	if (ioctl(vcpu->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0)
+		return fail(EIO, "KVM does not tell which pages the guest has changed: %s",
+			strerror(errno));
+	return 0;
+}
+
+int vcpu_forget(struct vcpu *vcpu)
+{
+	/* Both shadow page tables and the processors' translations go with the memory slot. */
+	struct kvm_userspace_memory_region none = vcpu->region;
+	none.memory_size = 0;
+	int error = set_region(vcpu, &none);
+	return error ? error : set_region(vcpu, &vcpu->region);
 }

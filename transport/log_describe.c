@@ -302,7 +302,14 @@ void log_describe(const struct log_entry *entry, uint64_t time_ns, char *text, s
 		add_output(&line, entry);
 		break;
 	case LOG_MARK:
-		add(&line, "every position below %llu is left", (unsigned long long)word);
+		add(&line, "position %llu is reached", (unsigned long long)word);
+		break;
+	case LOG_PAGE:
+		add(&line, entry->length == sizeof word ? "page %llu is zero" : "page %llu",
+			(unsigned long long)word);
+		break;
+	case LOG_COMMIT:
+		add(&line, "a resync of %llu pages", (unsigned long long)word);
 		break;
 	case LOG_RELEASED:
 		add(&line, "outputs up to LSN %llu have left", (unsigned long long)word);

@@ -26,8 +26,8 @@ static const struct kind {
 	[LOG_CONSOLE_RX] = {"CONSOLE_RX", 1, 4096},
 	[LOG_OUTPUT] = {"OUTPUT", sizeof(struct log_output), sizeof(struct log_output)},
 	[LOG_MARK] = {"MARK", 8, 8},
-	[LOG_COMMON] = {"COMMON", 1, 0},
-	[LOG_COMMIT] = {"COMMIT", 1, 0},
+	[LOG_PAGE] = {"PAGE", 8, sizeof(struct log_page)},
+	[LOG_COMMIT] = {"COMMIT", sizeof(struct log_commit), LOG_PAYLOAD_MAX},
 	[LOG_RELEASED] = {"RELEASED", 8, 8},
 	[LOG_END] = {"END", sizeof(struct log_ending), sizeof(struct log_ending)},
 };

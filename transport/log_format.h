@@ -29,11 +29,16 @@
  *   TICK        u32 timer (enum log_timer), u32 count, u64 guest time in ns
  *   CLOCK       u64 guest time in ns
  *   NET_RX      an Ethernet frame, 14 to LOG_PAYLOAD_MAX bytes
- *   DISK_DONE   reserved for disks; no length is allowed in version 1, nor for the next reserved ones
+ *   DISK_DONE   reserved for disks; no length is allowed yet
  *   CONSOLE_RX  1 to 4,096 bytes
  *   OUTPUT      u32 device (enum log_device), u32 count of outputs, u64 digest of their bytes
- *   MARK        u64 left: the primary has left every position below it (D6)
- *   COMMON, COMMIT  reserved for resync
+ *   MARK        u64 reached: the primary has come to this position, and left all below it (D6)
+ *   PAGE        u64 number of a page of guest memory, then its 4,096 bytes, or none if all are zero: part
+ *               of a resync, without effect before its COMMIT
+ *   COMMIT      u64 number of PAGE entries since the last COMMIT, u64 hash of their payloads (XXH3, each
+ *               seeded by the one before), then the machine's state as in a recording: at this entry's
+ *               position, which is one above the exit before it, the machine is what the state and the
+ *               pages say
  *   RELEASED    u64 LSN: outputs whose OUTPUT entry ends at or below it have left (O3)
  *   END         u32 reason (enum log_end), u32 value
  */
@@ -58,7 +63,7 @@ enum log_kind {
 	LOG_CONSOLE_RX,
 	LOG_OUTPUT,
 	LOG_MARK,
-	LOG_COMMON,
+	LOG_PAGE,
 	LOG_COMMIT,
 	LOG_RELEASED,
 	LOG_END,
@@ -89,6 +94,15 @@ struct log_output {
 struct log_ending {
 	uint32_t reason, value;
 };
+#define LOG_PAGE_SIZE 4096u
+struct log_page {
+	uint64_t number;
+	uint8_t bytes[LOG_PAGE_SIZE];
+};
+struct log_commit {
+	uint64_t pages, hash;
+	uint8_t state[];
+};
 
 struct log_header {
 	uint64_t stamp;
@@ -102,6 +116,8 @@ struct log_header {
 _Static_assert(sizeof(struct log_header) == LOG_HEADER_SIZE, "the format's bytes");
 _Static_assert(
 	sizeof(struct log_tick) == 16 && sizeof(struct log_output) == 16, "the format's bytes");
+_Static_assert(
+	sizeof(struct log_page) == 4104 && sizeof(struct log_commit) == 16, "the format's bytes");
 
 /* A valid entry, as a reader hands it on. `payload` points into the ring or the recording. */
 struct log_entry {

@@ -168,15 +168,22 @@ static void the_first_verdict_stays(void **state)
 
 static struct bell interruptions;
 
-static void count_interruption(struct machine *m)
+static bool count_interruption(struct machine *m)
 {
 	(void)m;
 	bell_ring(&interruptions);
+	return false;
 }
 
 static void take_nothing(struct machine *m)
 {
 	(void)m;
+}
+
+static bool stay(struct machine *m)
+{
+	(void)m;
+	return false;
 }
 
 static void end_at_once(struct machine *m, enum log_end reason, uint32_t value)
@@ -285,7 +292,7 @@ static const struct source grouping_source = {
 	.output = note_group,
 	.inputs = take_nothing,
 	.flush = flush_and_release,
-	.interrupted = take_nothing,
+	.interrupted = stay,
 	.ended = end_at_once,
 };
 

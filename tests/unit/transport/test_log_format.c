@@ -20,6 +20,10 @@ static const struct sample {
 	{LOG_CONSOLE_RX, 4096},
 	{LOG_OUTPUT, 16},
 	{LOG_MARK, 8},
+	{LOG_PAGE, 8},
+	{LOG_PAGE, 4104},
+	{LOG_COMMIT, 16},
+	{LOG_COMMIT, 7000},
 	{LOG_RELEASED, 8},
 	{LOG_END, 8},
 };
@@ -317,7 +321,7 @@ static void kinds_that_do_not_exist_are_refused(void **state)
 		log_encode(whole, SECRET, LSN, LOG_CONSOLE_RX, 1, 1, payload, 16);
 		change_header(whole, 20, &value, sizeof value);
 		bool right = kind == LOG_TICK || kind == LOG_OUTPUT || kind == LOG_NET_RX ||
-			     kind == LOG_CONSOLE_RX;
+			     kind == LOG_CONSOLE_RX || kind == LOG_PAGE || kind == LOG_COMMIT;
 		assert_int_equal(judge(whole, log_entry_size(16)), right ? LOG_VALID : LOG_PARTIAL);
 	}
 }
@@ -336,6 +340,8 @@ static void lengths_that_a_kind_does_not_allow_are_refused(void **state)
 				     : kind == LOG_CLOCK || kind == LOG_MARK   ? length == 8
 				     : kind == LOG_RELEASED || kind == LOG_END ? length == 8
 				     : kind == LOG_NET_RX                      ? length >= 14
+				     : kind == LOG_PAGE                        ? length >= 8
+				     : kind == LOG_COMMIT                      ? length >= 16
 							  : kind == LOG_CONSOLE_RX;
 			assert_int_equal(judge(whole, log_entry_size(length)),
 				right ? LOG_VALID : LOG_PARTIAL);
@@ -372,7 +378,7 @@ static void reserved_bytes_must_be_zero(void **state)
 static void encode_reserved_kind(void *argument)
 {
 	(void)argument;
-	log_encode(whole, SECRET, LSN, LOG_COMMIT, 1, 1, payload, 8);
+	log_encode(whole, SECRET, LSN, LOG_DISK_DONE, 1, 1, payload, 8);
 }
 
 static void encode_wrong_length(void *argument)

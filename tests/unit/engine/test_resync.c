@@ -1,0 +1,414 @@
+#include "tests/unit/engine/tiny_guest.h"
+
+#define ROUNDS 12u /* ticks that the guest wants */
+#define RING (1u << 20)
+#define WAIT_NS 2000000u
+#define GUEST_SUM 0x30040u
+#define SCRIBBLED 0x80000u /* 32 pages that the guest writes into as it computes */
+#define HIDDEN 0xc0000u    /* a page that the guest writes into once */
+
+/* clang-format off */
+__asm__(".pushsection .rodata\n"
+	/* Computes, and writes, until it has seen its ticks, and never leaves meanwhile: not even to end
+	 * an interrupt, since its PIC does that by itself. */
+	".globl aloof_begin, aloof_timer, aloof_end\n"
+	"aloof_begin:\n"
+	"	movl $" STACK_TOP ", %esp\n"
+	"	lidt 0x9800\n"
+	"	sti\n"
+	"1:	incq %rbx\n"
+	"	movq %rbx, %rax\n"
+	"	andl $31, %eax\n"
+	"	shll $12, %eax\n"
+	"	addq %rbx, 0x80000(%rax)\n"
+	"	addq %rax, 0x30040\n"
+	"	movl 0x30020, %eax\n"
+	"	cmpl 0x30018, %eax\n"
+	"	jb 1b\n"
+	"	outb %al, $0x80\n"
+	"	xorl %eax, %eax\n"
+	"	movw $0x604, %dx\n"
+	"	outl %eax, %dx\n"
+	"	jmp 1b\n"
+	"aloof_timer:\n"
+	"	incl 0x30020\n"
+	"	movq %rbx, 0xc0000\n"
+	"	iretq\n"
+	"aloof_end:\n"
+	".popsection\n");
+/* clang-format on */
+
+extern const uint8_t aloof_begin[], aloof_timer[], aloof_end[];
+
+static struct tiny *tiny_aloof(void)
+{
+	struct tiny *t = tiny_new();
+	struct machine *m = &t->machine;
+	const uint32_t rounds = ROUNDS;
+	uint64_t handler = ENTRY + (uint64_t)(aloof_timer - aloof_begin);
+	tiny_load(t, aloof_begin, aloof_end);
+	tiny_put64(t, IDT + 16u * 0x20,
+		(handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
+			(handler & 0xffff0000) << 32);
+	tiny_put64(t, IDT_POINTER, 0x7ffull | (uint64_t)IDT << 16);
+	memcpy(m->memory.base + GUEST_ROUNDS, &rounds, sizeof rounds);
+	/* ICW4: ends its interrupts by itself. */
+	static const uint8_t pic[][2] = {
+		{0x20, 0x11}, {0x21, 0x20}, {0x21, 4}, {0x21, 3}, {0x21, 0xfe}, {0xa1, 0xff}};
+	for (unsigned i = 0; i < sizeof pic / sizeof pic[0]; i++)
+		pic_write(&m->board.pic, pic[i][0], pic[i][1]);
+	pit_write(&m->board.pit, &m->env, 0x43, 0x34);
+	pit_write(&m->board.pit, &m->env, 0x40, 0xa5);
+	pit_write(&m->board.pit, &m->env, 0x40, 0x12); /* 4 ms */
+	t->live.wait_ns = WAIT_NS;
+	return t;
+}
+
+static void assert_same(const struct tiny *t, const struct tiny *other)
+{
+	for (uint64_t at = 0; at < MEMORY; at += 4096) {
+		if (memcmp(t->machine.memory.base + at, other->machine.memory.base + at, 4096) != 0)
+			print_error("page %#llx differs\n", (unsigned long long)at);
+	}
+	assert_memory_equal(t->machine.memory.base, other->machine.memory.base, MEMORY);
+	assert_int_equal(t->machine.exits, other->machine.exits);
+	assert_int_equal(digest_word(&t->machine.digest), digest_word(&other->machine.digest));
+}
+
+static uint64_t resyncs(const struct tiny *t)
+{
+	return atomic_load(&t->live.resyncs.count);
+}
+
+static void alone_a_guest_that_never_leaves_is_interrupted_without_a_resync(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_aloof();
+	tiny_start(t);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_true(tiny_get32(t, GUEST_TICKS) >= ROUNDS);
+	assert_int_equal(resyncs(t), 0);
+	tiny_free(t);
+}
+
+/* One run, recorded, and the machine as it was before and behind it. */
+static struct tiny *origin, *recorded;
+static uint64_t log_size;
+
+static int record(void **state)
+{
+	need_kvm(state);
+	if (!has_kvm())
+		return 0;
+	recorded = tiny_aloof();
+	origin = tiny_twin(recorded);
+	tiny_record(recorded, RING);
+	tiny_start(recorded);
+	tiny_join(recorded);
+	assert_powered_off(recorded);
+	log_size = atomic_load(&recorded->written);
+	return 0;
+}
+
+static int forget(void **state)
+{
+	(void)state;
+	if (recorded) {
+		tiny_free(recorded);
+		tiny_free(origin);
+	}
+	return 0;
+}
+
+static struct tiny *follower(const uint8_t *log)
+{
+	struct tiny *t = tiny_twin(origin);
+	tiny_follow(t, log, log_size);
+	return t;
+}
+
+static void a_guest_that_never_leaves_is_interrupted_by_resyncs(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	assert_true(tiny_get32(recorded, GUEST_TICKS) >= ROUNDS);
+	assert_true(resyncs(recorded) > 0);
+	assert_true(atomic_load(&recorded->live.resyncs.pages) > resyncs(recorded));
+}
+
+static void a_replay_of_resyncs_is_the_same_machine(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	for (unsigned i = 0; i < 2; i++) {
+		struct tiny *t = follower(recorded->log);
+		replay_extend(&t->machine, log_size);
+		replay_end_log(&t->machine);
+		tiny_start(t);
+		tiny_join(t);
+		assert_powered_off(t);
+		assert_same(t, recorded);
+		tiny_free(t);
+	}
+}
+
+/* The LSN behind the `number`th entry of a kind, and the one where it begins. */
+static uint64_t find(enum log_kind kind, unsigned number, struct log_entry *entry)
+{
+	struct log_reader reader;
+	log_reader_file(&reader, recorded->log, log_size, SECRET, 0);
+	while (tiny_walk(&reader, entry)) {
+		if (entry->kind == kind && number-- == 0)
+			return entry->end;
+	}
+	assert_true(false);
+	return 0;
+}
+
+struct turn {
+	struct tiny *t;
+	uint8_t *memory; /* as it was when it went live */
+	position exits;
+};
+
+static void do_go_live(struct machine *m, void *argument)
+{
+	struct turn *turn = argument;
+	memcpy(turn->memory, m->memory.base, MEMORY);
+	turn->exits = m->exits;
+	m->live->wait_ns = WAIT_NS;
+	replay_go_live(m, now_ns());
+}
+
+/* Goes live where the log ends, at `limit`, and runs to the end. */
+static struct tiny *survive(uint64_t limit, struct turn *turn)
+{
+	struct tiny *t = follower(recorded->log);
+	turn->t = t;
+	turn->memory = malloc(MEMORY);
+	replay_extend(&t->machine, limit);
+	tiny_start(t);
+	while (atomic_load(&t->replay.applied) < limit)
+		usleep(100);
+	replay_end_log(&t->machine);
+	tiny_await(&t->drained);
+	machine_call(&t->machine, MACHINE_ANYWHERE, do_go_live, turn);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_true(tiny_get32(t, GUEST_TICKS) >= ROUNDS);
+	return t;
+}
+
+static void a_resync_without_its_commit_has_not_happened(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct log_entry first, commit;
+	find(LOG_PAGE, 0, &first);
+	find(LOG_COMMIT, 0, &commit);
+	assert_true(first.lsn < commit.lsn);
+	struct turn before, within;
+	struct tiny *a = survive(first.lsn, &before), *b = survive(commit.lsn, &within);
+	assert_int_equal(before.exits, within.exits);
+	assert_int_equal(commit.position, within.exits + 1);
+	assert_memory_equal(before.memory, within.memory, MEMORY);
+	assert_null(b->machine.staging.pages);
+	free(before.memory);
+	free(within.memory);
+	tiny_free(a);
+	tiny_free(b);
+}
+
+static void with_its_commit_it_has(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct log_entry commit, second;
+	find(LOG_COMMIT, 1, &commit);
+	find(LOG_COMMIT, 2, &second);
+	struct turn turn;
+	struct tiny *t = survive(commit.end, &turn);
+	assert_int_equal(turn.exits, commit.position);
+	assert_true(second.position > commit.position);
+	free(turn.memory);
+	tiny_free(t);
+}
+
+/* What follows is refused, and leaves the machine as it was. */
+static void assert_refused(
+	enum log_kind kind, void (*spoil)(struct log_entry *entry, uint8_t *payload))
+{
+	uint8_t *log = calloc(1, log_size + 8192), payload[LOG_PAYLOAD_MAX];
+	struct log_reader reader;
+	struct log_entry entry;
+	uint64_t lsn = 0;
+	bool spoiled = false;
+	log_reader_file(&reader, recorded->log, log_size, SECRET, 0);
+	while (tiny_walk(&reader, &entry)) {
+		memcpy(payload, entry.payload, entry.length);
+		if (entry.kind == kind && !spoiled) {
+			spoil(&entry, payload);
+			spoiled = true;
+		}
+		if (entry.length == 0)
+			continue;
+		log_encode(log + lsn, SECRET, lsn, entry.kind, entry.position, entry.digest,
+			payload, entry.length);
+		lsn += log_entry_size(entry.length);
+	}
+	struct tiny *t = tiny_twin(origin);
+	tiny_follow(t, log, lsn);
+	replay_extend(&t->machine, lsn);
+	replay_end_log(&t->machine);
+	tiny_start(t);
+	tiny_join(t);
+	if (t->machine.verdict != MACHINE_DIVERGED)
+		print_error("verdict %d: %s\n", (int)t->machine.verdict, t->machine.message);
+	assert_int_equal(t->machine.verdict, MACHINE_DIVERGED);
+	tiny_free(t);
+	free(log);
+}
+
+static void leave_out(struct log_entry *entry, uint8_t *payload)
+{
+	(void)payload;
+	entry->length = 0;
+}
+
+static void change_page(struct log_entry *entry, uint8_t *payload)
+{
+	(void)entry;
+	payload[100] ^= 1;
+}
+
+static void move_page(struct log_entry *entry, uint8_t *payload)
+{
+	(void)entry;
+	payload[2] = 1; /* beyond 1 MiB */
+}
+
+static void change_count(struct log_entry *entry, uint8_t *payload)
+{
+	(void)entry;
+	payload[0]++;
+}
+
+static void change_version(struct log_entry *entry, uint8_t *payload)
+{
+	(void)entry;
+	payload[sizeof(struct log_commit)]++;
+}
+
+static void move_position(struct log_entry *entry, uint8_t *payload)
+{
+	(void)payload;
+	entry->position--;
+}
+
+static void change_digest(struct log_entry *entry, uint8_t *payload)
+{
+	(void)payload;
+	entry->digest ^= 1;
+}
+
+static void cut_state(struct log_entry *entry, uint8_t *payload)
+{
+	(void)payload;
+	entry->length -= 8;
+}
+
+static void a_resync_that_is_not_whole_or_not_right_is_refused(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	assert_refused(LOG_PAGE, leave_out);
+	assert_refused(LOG_PAGE, change_page);
+	assert_refused(LOG_PAGE, move_page);
+	assert_refused(LOG_COMMIT, change_count);
+	assert_refused(LOG_COMMIT, change_version);
+	assert_refused(LOG_COMMIT, move_position);
+	assert_refused(LOG_COMMIT, change_digest);
+	assert_refused(LOG_COMMIT, cut_state);
+}
+
+/* A ring that is smaller than a resync: its pages flow through as they are consumed. */
+static void a_resync_may_be_larger_than_the_ring(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_aloof(), *twin = tiny_twin(t);
+	atomic_store(&t->consumed, 0);
+	tiny_record(t, 64u << 10);
+	tiny_follow(twin, t->log, LOG_BYTES);
+	tiny_start(t);
+	tiny_start(twin);
+	uint64_t seen = 0;
+	while (!atomic_load(&twin->over)) {
+		uint64_t written = atomic_load(&t->written);
+		if (written > seen)
+			replay_extend(&twin->machine, seen = written);
+		atomic_store(&t->consumed, atomic_load(&twin->replay.applied));
+		bell_ring(&t->machine.bell);
+		usleep(100);
+	}
+	tiny_join(t);
+	tiny_join(twin);
+	assert_powered_off(t);
+	assert_powered_off(twin);
+	assert_true(resyncs(t) > 0);
+	assert_same(t, twin);
+	tiny_free(t);
+	tiny_free(twin);
+}
+
+/* A guest that leaves often, too: whatever lies between the exits, it is the same machine. */
+static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(150);
+	t->live.wait_ns = 400000;
+	struct tiny *twin = tiny_twin(t);
+	tiny_record(t, RING);
+	tiny_key(t, 'K');
+	tiny_start(t);
+	for (unsigned i = 0; !atomic_load(&t->over); i++) {
+		if (i % 3 == 0 && i < 200)
+			tiny_key(t, (uint8_t)('A' + i % 26));
+		if (i % 7 == 0 && i / 7 < RX_COUNT)
+			tiny_frame(t, tiny_frame_bytes, sizeof tiny_frame_bytes - i % 7);
+		usleep(300 + i * 37 % 500);
+	}
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_printed(t, 150);
+	print_message("%llu resyncs among %llu exits\n", (unsigned long long)resyncs(t),
+		(unsigned long long)t->machine.exits);
+	uint64_t size = atomic_load(&t->written);
+	tiny_follow(twin, t->log, size);
+	replay_extend(&twin->machine, size);
+	replay_end_log(&twin->machine);
+	tiny_start(twin);
+	tiny_join(twin);
+	assert_powered_off(twin);
+	assert_same(t, twin);
+	tiny_free(t);
+	tiny_free(twin);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(alone_a_guest_that_never_leaves_is_interrupted_without_a_resync),
+		cmocka_unit_test(a_guest_that_never_leaves_is_interrupted_by_resyncs),
+		cmocka_unit_test(a_replay_of_resyncs_is_the_same_machine),
+		cmocka_unit_test(a_resync_without_its_commit_has_not_happened),
+		cmocka_unit_test(with_its_commit_it_has),
+		cmocka_unit_test(a_resync_that_is_not_whole_or_not_right_is_refused),
+		cmocka_unit_test(a_resync_may_be_larger_than_the_ring),
+		cmocka_unit_test(resyncs_among_exits_and_other_inputs_replay_exactly),
+	};
+	return !!cmocka_run_group_tests(tests, record, forget);
+}
