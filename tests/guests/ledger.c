@@ -1,7 +1,8 @@
 /*
  * ledger: a network service whose answers a client can check, through a failover too.
  *
- * Command line: ip=A.B.C.D, its address (10.77.0.2). It answers ARP and ICMP echo, echoes UDP port
+ * Command line: ip=A.B.C.D, its address (10.77.0.2); compute=TICKS, so many of its timer's ticks that it
+ * computes between two looks at its network, without leaving and with interrupts on (0). It answers ARP and ICMP echo, echoes UDP port
  * 7 (RFC 862), and serves UDP port 4000: one datagram a request, text, a newline at the end.
  *
  *   ADD <id> <amount>   OK <id> <total>
@@ -235,11 +236,26 @@ static void announce(uint32_t address)
 	uart_write(line, text.length);
 }
 
+/* Works until so many ticks have come: for ever, if nobody interrupts it. What it works on must stay as it
+ * left it. */
+static void compute(uint64_t wanted)
+{
+	static uint64_t work[2][4 * 512];
+	uint64_t until = atomic_load_explicit(&ticks, memory_order_relaxed) + wanted;
+	for (uint64_t i = 0; atomic_load_explicit(&ticks, memory_order_relaxed) < until; i++) {
+		uint64_t at = i * 257 % (4 * 512);
+		if (work[0][at] != work[1][at])
+			power_off(3);
+		work[0][at] = work[1][at] = work[0][at] * 5 + i;
+	}
+}
+
 int guest_main(uint64_t memory_size, const char *command_line)
 {
 	(void)memory_size;
 	uint32_t address = 10u << 24 | 77u << 16 | 0u << 8 | 2u;
 	struct reader given;
+	uint64_t work = option_unsigned(command_line, "compute", 0);
 	uart_start();
 	if (option(command_line, "ip", &given) && !take_address(&given, &address)) {
 		print("ledger: ip= takes an IPv4 address, such as ip=10.77.0.2");
@@ -264,6 +280,8 @@ int guest_main(uint64_t memory_size, const char *command_line)
 		net_flush();
 		if (second_is_over())
 			report();
+		if (work)
+			compute(work);
 		if (!received && !filled)
 			sleep();
 	}

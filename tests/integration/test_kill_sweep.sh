@@ -15,6 +15,9 @@
 #             that dies as a primary joins when the one before it dies at once, so that its passings of
 #             the point begin with its first log. A backup that dies in its durable log keeps one. Never
 #             are both sides of a pair to die.
+#   fair      A chain whose guest computes for long without leaving KVM, and is interrupted by resyncs
+#             (engine/resync.h): the points are those of a resync, from its first page to its commit, on
+#             either side, and random moments.
 #   hand      A side dies with the next generation in its hand, while the other one, which it suspected,
 #             was only frozen, and is thawed then. It cannot know what its successor has already
 #             answered, and must halt: the guest is lost with the dead one. That is what A1 asks
@@ -34,13 +37,16 @@ cd "${0%/*}/../.." || exit
 CHAIN_KILLS=50
 # How many rounds of each kind, and how many kills they make at least.
 declare -A ROUNDS=(
-	[shm]="hand release clone chain chain chain chain chain chain" [tcp]="hand release clone chain chain"
+	[shm]="hand release clone chain chain chain chain chain chain fair" [tcp]="hand release clone chain chain fair"
 )
-declare -A LEAST=([shm]=350 [tcp]=150)
+declare -A LEAST=([shm]=400 [tcp]=200)
 AT_ONCE=3 # rounds; each of them waits most of the time
 BACKUP_POINTS=(receive.checked ack.before ack.after apply.before apply.after)
 LOG_POINTS=(log.copied log.appended log.settled log.ended)
 PRIMARY_POINTS=(append.before append.after flush.before flush.after clone.after)
+RESYNC_BACKUP_POINTS=(stage.after commit.before commit.after)
+RESYNC_PRIMARY_POINTS=(resync.page resync.before resync.after)
+GUEST=() # what the guest of a chain is started with
 # Passed before the generation is taken: whoever is left can take it.
 EARLY_POINTS=(fence.after arbiter.before)
 BACKUP_LATE_POINTS=(arbiter.linked arbiter.won live.before live.after)
@@ -230,7 +236,7 @@ chain()
 	local i
 	plan_chain
 	PLACE[p0]=a LIVE=p0
-	launch_primary p0 '' b --heartbeat-timeout "$PATIENT"
+	launch_primary p0 '' b --heartbeat-timeout "$PATIENT" "${GUEST[@]}"
 	join 1 b
 	within 20 says p0 "protected by" || bad "the first pair did not form"
 	begin_client --rate 60 --seconds 280
@@ -239,6 +245,14 @@ chain()
 	done
 	client_content
 	holds "$LIVE" || bad "generation $GENERATION is process $HOLDER's, but $LIVE runs"
+}
+
+# The guest checks what it works on, and ends if it is not what it left.
+fair()
+{
+	BACKUP_POINTS=("${RESYNC_BACKUP_POINTS[@]}") PRIMARY_POINTS=("${RESYNC_PRIMARY_POINTS[@]}")
+	GUEST=(--append compute=2)
+	chain
 }
 
 # ---- hand, release, clone: a new guest for each kill ----
@@ -344,9 +358,9 @@ round()
 
 if [ $# -eq 2 ]; then
 	case $1 in
-	chain | hand | release | clone) round "$1" "$2" ;;
+	chain | fair | hand | release | clone) round "$1" "$2" ;;
 	esac
-	echo "usage: $0 [chain|hand|release|clone SEED]" >&2
+	echo "usage: $0 [chain|fair|hand|release|clone SEED]" >&2
 	exit 2
 fi
 
@@ -360,7 +374,7 @@ trap 'exit 143' HUP INT PIPE TERM
 plan=()
 for transport in "${!ROUNDS[@]}"; do
 	for round in ${ROUNDS[$transport]}; do
-		if [ "$round" = chain ]; then
+		if [ "$round" = chain ] || [ "$round" = fair ]; then
 			plan=("$transport $round" "${plan[@]}")
 		else
 			plan+=("$transport $round")
@@ -397,7 +411,7 @@ verdict()
 points=$(grep -rhoE 'CRASH_POINT\("[^"]+"\)' base dataplane engine transport | cut -d'"' -f2 | sort -u)
 for transport in "${!ROUNDS[@]}"; do
 	verdict "$transport" "no answer is lost, counted twice or taken back by the death of either side, at any point" \
-		chain release
+		chain fair release
 	verdict "$transport" "a side that dies with the next generation ends the guest: nobody else goes on" hand
 	verdict "$transport" "a clone without its last message never goes live" clone
 	figures='' missed=''
