@@ -373,3 +373,19 @@ uint64_t hold_released(const struct hold *hold, uint32_t session)
 	}
 	return 0;
 }
+
+void hold_clear(struct hold *hold)
+{
+	/* What was put and not sealed is nobody's either. */
+	hold->written = atomic_load_explicit(&hold->sealed, memory_order_acquire);
+	hold->put_outputs = atomic_load_explicit(&hold->sealed_outputs, memory_order_relaxed);
+	hold->put_bytes = atomic_load_explicit(&hold->sealed_bytes, memory_order_relaxed);
+	hold->last_session = NO_SESSION;
+	atomic_store_explicit(
+		&hold->left_outputs, hold->put_outputs, memory_order_release); /* H5 */
+	atomic_store_explicit(&hold->left_bytes, hold->put_bytes, memory_order_release);
+	for (unsigned i = 0; i < 2; i++)
+		atomic_store_explicit(
+			&hold->released[i].session, NO_SESSION, memory_order_release); /* H7 */
+	atomic_store_explicit(&hold->head, hold->written, memory_order_release);       /* H1 */
+}

@@ -52,6 +52,9 @@ size_t hold_release(struct hold *hold, uint64_t (*acked)(void *context, uint32_t
  * touched. */
 void hold_decide(struct hold *hold, uint32_t session);
 
+/* The consumer, while there is no producer: all that is held is gone, and so is what it knew of sessions. */
+void hold_clear(struct hold *hold);
+
 /* Any thread. */
 uint64_t hold_waiting(const struct hold *hold); /* outputs */
 uint64_t hold_waiting_bytes(const struct hold *hold);

@@ -53,6 +53,7 @@ static void on_status(void *context, json_t *status)
 	struct session *session = pair->session;
 	json_object_set_new(status, "role", json_string(role_name(pair->role)));
 	put(status, "generation", pair->generation);
+	put(status, "divergences", pair->divergences);
 	if (session)
 		json_object_set_new(status, "peer", json_string(session->peer));
 	if (session && pair->role == ROLE_PRIMARY) {
@@ -198,16 +199,8 @@ static int begin_standby(struct pair *pair)
 	/* And room for the log: a large file can take longer than a primary waits. */
 	if (!error && config->log)
 		error = log_file_make(&pair->log, config->log, config->log_size, config->name);
-	if (!error)
-		error = pair->provider->listen(where, &pair->listener);
-	if (error)
-		return error;
 	pair->role = ROLE_STANDBY;
-	pair->on_listener = event_new(pair->host.base, pair->provider->listener_fd(pair->listener),
-		EV_READ | EV_PERSIST, pair_answer, pair);
-	event_add(pair->on_listener, NULL);
-	say("waiting for a primary of VM %s at %s", config->name, config->listen);
-	return 0;
+	return error ? error : pair_listen(pair);
 }
 
 static int run_pair(struct pair *pair)

@@ -61,6 +61,7 @@ enum key {
 	KEY_UNTIL,
 	KEY_PROGRESS,
 	KEY_INTERRUPT_WAIT,
+	KEY_WHEN_DIVERGED,
 	KEY_JSON,
 	KEY_HELP,
 };
@@ -159,6 +160,10 @@ static const struct {
 			"for the guest to do I/O, until it is taken by a resync: 1 to 10000 "
 			"(default: 10)",
 			0}},
+	{STANDBY, {"when-diverged", KEY_WHEN_DIVERGED, "rejoin|end", 0,
+			  "what a backup does when it is not what its primary is: forget its "
+			  "guest and wait to be copied anew (default; not with --log), or end",
+			  0}},
 	{STATUS, {"json", KEY_JSON, NULL, 0, "as JSON", 0}},
 	{~0u, {"help", KEY_HELP, NULL, 0, "says this, and the exit statuses", 0}},
 };
@@ -354,6 +359,11 @@ static int take(struct config *config, int key, char *value)
 	case KEY_LAG:
 		if (!parse_number(value, 50, 60000, &config->lag_ms))
 			return fail(EINVAL, "--lag %s: give 50 to 60000 ms", value);
+		break;
+	case KEY_WHEN_DIVERGED:
+		if (strcmp(value, "rejoin") != 0 && strcmp(value, "end") != 0)
+			return fail(EINVAL, "--when-diverged %s: give rejoin or end", value);
+		config->end_diverged = value[0] == 'e';
 		break;
 	case KEY_INTERRUPT_WAIT:
 		if (!parse_number(value, 1, 10000, &config->interrupt_wait_ms))

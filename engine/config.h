@@ -65,6 +65,7 @@ struct config {
 	unsigned timeout_ms;        /* heartbeats */
 	unsigned lag_ms;            /* a backup that is further behind slows its primary's guest */
 	unsigned interrupt_wait_ms; /* until a resync */
+	bool end_diverged;
 	bool take_over, json, progress;
 	uint8_t mac[6];
 };

@@ -11,7 +11,8 @@
 
 #define MAGIC 0x42485044u /* "DPHB" */
 #define VERSION 1u
-#define KNOWN_FLAGS (HEARTBEAT_STOP_REQUESTED | HEARTBEAT_LEAVING | HEARTBEAT_LOG_LOST)
+#define KNOWN_FLAGS                                                                                \
+	(HEARTBEAT_STOP_REQUESTED | HEARTBEAT_LEAVING | HEARTBEAT_LOG_LOST | HEARTBEAT_DIVERGED)
 #define RECEIVE_MAX 256 /* datagrams taken in at one call */
 
 struct datagram {

@@ -36,6 +36,7 @@
 #define HEARTBEAT_STOP_REQUESTED 1u /* somebody has asked the sender for an orderly stop */
 #define HEARTBEAT_LEAVING 2u        /* the sender ends now, and in order: this is not a failure */
 #define HEARTBEAT_LOG_LOST 4u       /* the sender's durable log takes no more */
+#define HEARTBEAT_DIVERGED 8u       /* the sender has diverged, and goes no further (D5) */
 
 enum heartbeat_side { HEARTBEAT_PRIMARY = 1, HEARTBEAT_BACKUP = 2 };
 

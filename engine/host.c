@@ -291,6 +291,19 @@ void host_decide(struct host *host, uint32_t session)
 	dataplane_call(host->dataplane, decide, &change);
 }
 
+static void forget_outputs(void *argument)
+{
+	struct change *change = argument;
+	for (unsigned i = 0; i < OUTPUT_DEVICES; i++)
+		hold_clear(change->host->hold[i]);
+}
+
+void host_forget_outputs(struct host *host)
+{
+	struct change change = {.host = host};
+	dataplane_call(host->dataplane, forget_outputs, &change);
+}
+
 static void learn_addresses(struct machine *m, void *argument)
 {
 	struct announce *announce = argument;

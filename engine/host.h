@@ -71,6 +71,7 @@ void host_wake(struct host *host);
 void host_set_commit(struct host *host, const struct commit *commit, struct bell *bell);
 void host_set_live(struct host *host, bool live);
 void host_decide(struct host *host, uint32_t session); /* hold_decide, for every hold */
+void host_forget_outputs(struct host *host); /* hold_clear, for every hold; no machine runs */
 void host_announce(struct host *host);                 /* tells the network where the guest is */
 /* Waits until nothing is held any more, for at most `longest_ms`. False: something is left. */
 bool host_drain(struct host *host, unsigned longest_ms);

@@ -9,6 +9,7 @@
 
 #define RETRY_NS 250000000u
 #define FAILED_CLONE_NS 1000000000u /* each attempt stops the guest for a while */
+#define REJOIN_NS 500000000u        /* twice as long each time */
 #define ARBITER_NS 1000000000u
 #define LAST_OUTPUTS_MS 2000u
 
@@ -175,6 +176,22 @@ static void stop_listening(struct pair *pair)
 	pair->listener = NULL;
 }
 
+int pair_listen(struct pair *pair)
+{
+	const struct config *config = pair->host.config;
+	const char *where;
+	int error = provider_find(config->listen, &pair->provider, &where);
+	if (!error)
+		error = pair->provider->listen(where, &pair->listener);
+	if (error)
+		return error;
+	pair->on_listener = event_new(pair->host.base, pair->provider->listener_fd(pair->listener),
+		EV_READ | EV_PERSIST, pair_answer, pair);
+	event_add(pair->on_listener, NULL);
+	say("waiting for a primary of VM %s at %s", config->name, config->listen);
+	return 0;
+}
+
 /* Standby: a primary has connected. */
 void pair_answer(evutil_socket_t fd, short what, void *context)
 {
@@ -303,9 +320,14 @@ static void connection_lost(struct pair *pair)
 {
 	heard(pair); /* its last word may have come by the other way */
 	bool leaving = (pair->session->heard.flags & HEARTBEAT_LEAVING) != 0;
+	bool diverged = (pair->session->heard.flags & HEARTBEAT_DIVERGED) != 0;
 	unwatch_session(pair);
+	if (pair->role == ROLE_PRIMARY && diverged)
+		pair->divergences++;
 	if (pair->role == ROLE_PRIMARY)
-		failover_backup_lost(pair, leaving ? "it has left" : "its connection ended");
+		failover_backup_lost(pair, leaving    ? "it has left"
+					   : diverged ? "it has diverged"
+						      : "its connection ended");
 	else if (pair->role == ROLE_BACKUP && leaving && machine_ended(&pair->host.machine))
 		pair_halt(pair, host_verdict(&pair->host));
 	else if (pair->role == ROLE_BACKUP)
@@ -353,6 +375,17 @@ static void tick_solo(struct pair *pair, uint64_t now)
 	}
 }
 
+static void tick_standby(struct pair *pair, uint64_t now)
+{
+	if (pair->listener || now < pair->listen_ns)
+		return;
+	if (pair_listen(pair) < 0) {
+		pair->listen_ns = now + REJOIN_NS;
+		if (is_news(pair))
+			say("%s", fail_message());
+	}
+}
+
 void pair_tick(evutil_socket_t fd, short what, void *context)
 {
 	struct pair *pair = context;
@@ -368,6 +401,10 @@ void pair_tick(evutil_socket_t fd, short what, void *context)
 	}
 	if (pair->role == ROLE_SOLO) {
 		tick_solo(pair, now);
+		return;
+	}
+	if (pair->role == ROLE_STANDBY) {
+		tick_standby(pair, now);
 		return;
 	}
 	if (pair->role == ROLE_LIVE &&
@@ -418,6 +455,31 @@ static void finish_live(struct pair *pair)
 	pair_halt(pair, host_verdict(&pair->host));
 }
 
+/*
+ * A backup that has diverged is of no use as it is, and must never go live (D5): it leaves the session, forgets
+ * its machine and what that has sent, and waits to be copied anew; each time it happens, longer.
+ */
+static void rejoin(struct pair *pair)
+{
+	struct host *host = &pair->host;
+	struct session *session = pair->session;
+	const struct commit none = {.session = SESSION_ALONE};
+	unsigned times = pair->divergences < 6 ? (unsigned)pair->divergences : 6;
+	say("%s", host->machine.message);
+	pair->divergences++;
+	beat(pair, HEARTBEAT_DIVERGED);
+	unwatch_session(pair);
+	session->provider->fence(session->connection);
+	machine_join(&host->machine);
+	receiver_stop(&session->receiver);
+	host_set_commit(host, &none, NULL);
+	host_forget_outputs(host);
+	pair_drop_session(pair);
+	host_drop_machine(host);
+	pair->listen_ns = now_ns() + (REJOIN_NS << times);
+	role_change(&pair->role, ROLE_STANDBY);
+}
+
 void pair_woken(void *context)
 {
 	struct pair *pair = context;
@@ -436,6 +498,11 @@ void pair_woken(void *context)
 			unwatch_session(pair);
 			failover_suspect(pair, "its log is damaged");
 		} else if (ended && m->verdict != MACHINE_ENDED && m->verdict != MACHINE_STOPPED) {
+			if (m->verdict == MACHINE_DIVERGED && !pair->host.config->end_diverged &&
+				!pair->session->log_thread) {
+				rejoin(pair);
+				return;
+			}
 			/* It has diverged or failed: the acks freeze and the primary goes on without it. */
 			receiver_stop(&pair->session->receiver);
 			pair->session->provider->fence(pair->session->connection);

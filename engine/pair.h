@@ -38,6 +38,8 @@ struct pair {
 	uint64_t quiet_until_ns;     /* no attempt to find a standby before */
 	bool stop_wanted, told_unknown;
 	_Atomic bool broken; /* the receiver has given the connection up */
+	uint64_t divergences; /* of the backup, this process or the other side's */
+	uint64_t listen_ns;   /* a standby that does not listen does so again then */
 
 	struct event *on_tick;
 	uint64_t tick_ns;
@@ -64,6 +66,8 @@ void failover_take_over(struct pair *pair);
 
 /* pair.c */
 
+/* Standby: waits for a primary at its address. */
+int pair_listen(struct pair *pair) MUST_CHECK;
 /* Ends this process: nothing more is run or sent. */
 void pair_halt(struct pair *pair, int status);
 /* Forgets the session, which no other thread uses any more. */

@@ -8,8 +8,9 @@
  *     └─────────A1 won──────────────────────────────────────────────────────────────┐
  *                                                                                   │
  *   standby ──a primary asks──▶ receiving ──whole commit──▶ backup ──suspicion──▶ live
- *     ▲                            │
- *     └─────────no commit──────────┘
+ *     ▲                            │                        │
+ *     ├─────────no commit──────────┘                        │
+ *     └─────────it has diverged, and forgets its machine────┘
  *
  *   every role ──▶ halted
  *

@@ -48,12 +48,13 @@ swept_over()
 	grep -q "memory differs (memory swept: $page to " "$LAB/$1/log"
 }
 
+when=end # what a backup does then: nothing more, so that it can be looked at
 # make_pair [OPTION...]: a is the primary, b its backup, and a client is at work. Only b has the hook.
 make_pair()
 {
 	rm -f "$LAB/arbiter/"*
 	start_primary a dop0 b --memory ${memory}M "$@" || return
-	DOPPEL=$CRASH_BUILD/doppel start_standby b dop1 b a "$@" || return
+	DOPPEL=$CRASH_BUILD/doppel start_standby b dop1 b a --when-diverged "$when" "$@" || return
 	wait_protected a b 60 || return
 	start_client --rate 500 --window 8192 --seconds 300 --deadline 60
 }
@@ -101,6 +102,32 @@ sleep 1
 check "one byte can be changed from outside" change_byte b $((unread + 8))
 found_out "one byte from outside"
 check "one byte from outside: it is found as the sweep passes it" swept_over b $unread
+
+# By default such a backup is copied anew, and is as good as before.
+when=rejoin
+check "a backup joins that may join again" make_pair
+sleep 1
+check "one byte of it can be changed" change_byte b $((unread + 8))
+diverges()
+{
+	[ "$(host_status "$1" divergences)" = "$2" ]
+}
+check "the primary hears that it has diverged" until_true 60 diverges a 1
+check "so does whoever asks the backup" diverges b 1
+check "it says where, and what the log says" says_where b
+check "it joins again" wait_protected a b 60
+sleep 1
+check "one byte of it can be changed once more" change_byte b $((unread + 8))
+check "the primary hears of it again" until_true 60 diverges a 2
+check "it joins a second time" wait_protected a b 60
+check "and is not found to differ any more" diverges b 2
+sleep 1
+kill_hard a
+check "it goes live when the primary dies" wait_role b solo 30
+sleep 1
+check "the client sees nothing wrong with that" finish_client
+check "the survivor ends in order" stop_host b
+when=end
 
 # The primary dies before the backup has found out: then nobody is left, and nobody goes live.
 check "a backup joins, and is frozen" make_pair --heartbeat-timeout 60000

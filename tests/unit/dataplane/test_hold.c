@@ -381,6 +381,28 @@ static void a_full_hold_has_room_again_after_a_release(void **state)
 	assert_false(hold_has_room(hold, 2, 2 * sizeof bytes));
 }
 
+/* The next machine may have a session of the same number, whose log begins anew. */
+static void a_hold_that_is_cleared_knows_nothing_of_what_it_held(void **state)
+{
+	(void)state;
+	output(1, 1, 100);
+	world.acked[1] = 100;
+	assert_int_equal(release(), 1);
+	output(2, 1, 200);
+	put(3);
+	hold_clear(hold);
+	assert_int_equal(hold_waiting(hold), 0);
+	assert_int_equal(hold_waiting_bytes(hold), 0);
+	assert_int_equal(hold_released(hold, 1), 0);
+	assert_int_equal(release(), 0);
+	output(4, 1, 50);
+	assert_int_equal(hold_waiting(hold), 1);
+	assert_int_equal(release(), 1);
+	assert_int_equal(world.count, 2);
+	assert_int_equal(world.first[1], 4);
+	assert_int_equal(hold_released(hold, 1), 50);
+}
+
 static void an_absurd_request_for_room_is_refused(void **state)
 {
 	(void)state;
@@ -608,6 +630,7 @@ int main(void)
 		TEST(what_was_released_is_known_of_this_session_and_the_one_before),
 		TEST(promised_room_is_there_at_every_offset),
 		TEST(a_full_hold_has_room_again_after_a_release),
+		TEST(a_hold_that_is_cleared_knows_nothing_of_what_it_held),
 		TEST(an_absurd_request_for_room_is_refused),
 		TEST(misuse_by_the_producer_ends_the_process),
 		TEST(an_output_that_is_not_covered_ends_the_process_instead_of_leaving),

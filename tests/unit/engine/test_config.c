@@ -169,6 +169,7 @@ static void a_mistake_is_one_line_that_names_it(void **state)
 		{"run --kernel k --console tcp:1", "tcp:1"},
 		{"standby --listen l --arbiter a --heartbeat-timeout 49", "49"},
 		{"run --kernel k --interrupt-wait 0", "0"},
+		{"standby --listen l --arbiter a --when-diverged often", "often"},
 		{"run --kernel k --interrupt-wait 10001", "10001"},
 		{"primary --kernel k --standby s --arbiter a --interrupt-wait 5ms", "5ms"},
 		{"standby --listen l --arbiter a --heartbeat-timeout +50", "+50"},
