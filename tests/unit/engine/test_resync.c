@@ -35,18 +35,44 @@ __asm__(".pushsection .rodata\n"
 	"	movq %rbx, 0xc0000\n"
 	"	iretq\n"
 	"aloof_end:\n"
+	/* The same with its interrupts off but for a moment in each of its rounds. */
+	".globl reluctant_begin, reluctant_timer, reluctant_end\n"
+	"reluctant_begin:\n"
+	"	movl $" STACK_TOP ", %esp\n"
+	"	lidt 0x9800\n"
+	"1:	cli\n"
+	"	movl $300, %ecx\n"
+	"2:	incq %rbx\n"
+	"	movq %rbx, 0x80000\n"
+	"	decl %ecx\n"
+	"	jnz 2b\n"
+	"	sti\n"
+	"	nop\n"
+	"	nop\n"
+	"	movl 0x30020, %eax\n"
+	"	cmpl 0x30018, %eax\n"
+	"	jb 1b\n"
+	"	xorl %eax, %eax\n"
+	"	movw $0x604, %dx\n"
+	"	outl %eax, %dx\n"
+	"	jmp 1b\n"
+	"reluctant_timer:\n"
+	"	incl 0x30020\n"
+	"	iretq\n"
+	"reluctant_end:\n"
 	".popsection\n");
 /* clang-format on */
 
 extern const uint8_t aloof_begin[], aloof_timer[], aloof_end[];
+extern const uint8_t reluctant_begin[], reluctant_timer[], reluctant_end[];
 
-static struct tiny *tiny_aloof(void)
+static struct tiny *tiny_computing(const uint8_t *begin, const uint8_t *timer, const uint8_t *end)
 {
 	struct tiny *t = tiny_new();
 	struct machine *m = &t->machine;
 	const uint32_t rounds = ROUNDS;
-	uint64_t handler = ENTRY + (uint64_t)(aloof_timer - aloof_begin);
-	tiny_load(t, aloof_begin, aloof_end);
+	uint64_t handler = ENTRY + (uint64_t)(timer - begin);
+	tiny_load(t, begin, end);
 	tiny_put64(t, IDT + 16u * 0x20,
 		(handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
 			(handler & 0xffff0000) << 32);
@@ -62,6 +88,11 @@ static struct tiny *tiny_aloof(void)
 	pit_write(&m->board.pit, &m->env, 0x40, 0x12); /* 4 ms */
 	t->live.wait_ns = WAIT_NS;
 	return t;
+}
+
+static struct tiny *tiny_aloof(void)
+{
+	return tiny_computing(aloof_begin, aloof_timer, aloof_end);
 }
 
 static void assert_same(const struct tiny *t, const struct tiny *other)
@@ -363,6 +394,35 @@ static void a_resync_may_be_larger_than_the_ring(void **state)
 	tiny_free(twin);
 }
 
+static void an_interrupt_waits_for_a_moment_when_it_can_be_taken(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	for (unsigned recording = 0; recording < 2; recording++) {
+		struct tiny *t = tiny_computing(reluctant_begin, reluctant_timer, reluctant_end);
+		struct tiny *twin = tiny_twin(t);
+		if (recording)
+			tiny_record(t, RING);
+		tiny_start(t);
+		tiny_join(t);
+		assert_powered_off(t);
+		assert_true(tiny_get32(t, GUEST_TICKS) >= ROUNDS);
+		assert_true(!recording == (resyncs(t) == 0));
+		if (recording) {
+			uint64_t size = atomic_load(&t->written);
+			tiny_follow(twin, t->log, size);
+			replay_extend(&twin->machine, size);
+			replay_end_log(&twin->machine);
+			tiny_start(twin);
+			tiny_join(twin);
+			assert_powered_off(twin);
+			assert_same(t, twin);
+		}
+		tiny_free(t);
+		tiny_free(twin);
+	}
+}
+
 /* A guest that leaves often, too: whatever lies between the exits, it is the same machine. */
 static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 {
@@ -408,6 +468,7 @@ int main(void)
 		cmocka_unit_test(with_its_commit_it_has),
 		cmocka_unit_test(a_resync_that_is_not_whole_or_not_right_is_refused),
 		cmocka_unit_test(a_resync_may_be_larger_than_the_ring),
+		cmocka_unit_test(an_interrupt_waits_for_a_moment_when_it_can_be_taken),
 		cmocka_unit_test(resyncs_among_exits_and_other_inputs_replay_exactly),
 	};
 	return !!cmocka_run_group_tests(tests, record, forget);
