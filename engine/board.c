@@ -17,6 +17,8 @@ void board_reset(struct board *board, const uint8_t mac[6])
 	virtio_net_reset(&board->net, mac);
 	cmos_reset(&board->cmos);
 	acpi_reset(&board->acpi);
+	virtio_console_reset(&board->console);
+	virtio_rng_reset(&board->rng);
 }
 
 /* The byte-wide devices; false where there is none. */
@@ -116,13 +118,41 @@ void board_port_write(
 		write_byte(board, env, (uint16_t)(port + i), (uint8_t)(value >> (8 * i)));
 }
 
+const struct board_virtio board_virtio[BOARD_VIRTIO] = {
+	{.address = MMIO_NET, .size = MMIO_VIRTIO_SIZE, .line = IRQ_NET},
+	{.address = MMIO_CONSOLE, .size = MMIO_VIRTIO_SIZE, .line = IRQ_CONSOLE},
+	{.address = MMIO_RNG, .size = MMIO_VIRTIO_SIZE, .line = IRQ_RNG},
+};
+
+/* The virtio device that the whole access falls into, NULL when there is none. */
+static struct virtio_mmio *virtio_at(struct board *board, uint64_t address, unsigned size,
+	const struct virtio_kind **kind, uint32_t *offset)
+{
+	struct virtio_mmio *const devices[BOARD_VIRTIO] = {
+		&board->net.mmio, &board->console.mmio, &board->rng.mmio};
+	static const struct virtio_kind *const kinds[BOARD_VIRTIO] = {
+		&virtio_net_kind, &virtio_console_kind, &virtio_rng_kind};
+	for (unsigned i = 0; i < BOARD_VIRTIO; i++) {
+		const struct board_virtio *place = &board_virtio[i];
+		if (address < place->address || size > place->size ||
+			address - place->address > place->size - size)
+			continue;
+		*kind = kinds[i];
+		*offset = (uint32_t)(address - place->address);
+		return devices[i];
+	}
+	return NULL;
+}
+
 void board_mmio_read(struct board *board, struct device_env *env, uint64_t address, unsigned size,
 	uint8_t bytes[8])
 {
+	const struct virtio_kind *kind;
+	uint32_t offset;
 	uint64_t value = UINT64_MAX;
-	if (address >= MMIO_NET && size <= MMIO_NET_SIZE &&
-		address - MMIO_NET <= MMIO_NET_SIZE - size)
-		value = virtio_net_read(&board->net, env, (uint32_t)(address - MMIO_NET), size);
+	const struct virtio_mmio *virtio = virtio_at(board, address, size, &kind, &offset);
+	if (virtio)
+		value = virtio_mmio_read(virtio, kind, offset, size);
 	else if (address == MMIO_CLOCK && (size == 8 || size == 4))
 		value = env->clock(env);
 	else if (address == MMIO_CLOCK + 4 && size == 4)
@@ -133,11 +163,29 @@ void board_mmio_read(struct board *board, struct device_env *env, uint64_t addre
 void board_mmio_write(struct board *board, struct device_env *env, uint64_t address, unsigned size,
 	const uint8_t bytes[8])
 {
+	const struct virtio_kind *kind;
+	uint32_t offset;
 	uint64_t value = 0;
 	memcpy(&value, bytes, size <= 8 ? size : 8);
-	if (address >= MMIO_NET && size <= MMIO_NET_SIZE &&
-		address - MMIO_NET <= MMIO_NET_SIZE - size)
-		virtio_net_write(&board->net, env, (uint32_t)(address - MMIO_NET), size, value);
+	struct virtio_mmio *virtio = virtio_at(board, address, size, &kind, &offset);
+	if (virtio)
+		virtio_mmio_write(virtio, kind, env, offset, size, value);
+}
+
+size_t board_keys_room(struct board *board, struct device_env *env, size_t most)
+{
+	if (virtio_console_in_use(&board->console))
+		return virtio_console_room(&board->console, env, most);
+	size_t room = uart_room(&board->uart);
+	return room < most ? room : most;
+}
+
+void board_keys(struct board *board, struct device_env *env, const uint8_t *bytes, size_t count)
+{
+	if (virtio_console_in_use(&board->console))
+		virtio_console_receive(&board->console, env, bytes, count);
+	else
+		uart_receive(&board->uart, env, bytes, count);
 }
 
 uint8_t board_acknowledge(struct board *board, struct device_env *env)

@@ -1,5 +1,5 @@
 /*
- * What a device model sees of the world: its arguments and these three calls, nothing else (D3).
+ * What a device model sees of the world: its arguments and these four calls, nothing else (D3).
  *
  * A device is a plain struct without pointers into the host: its bytes are its state, and saving the
  * machine saves them as they are. So a device struct holds only fixed-width integers and arrays, has
@@ -19,6 +19,8 @@ struct device_env {
 	struct guest_memory *memory;
 	/* The guest's time in ns: an input, logged (CLOCK) each time it is asked for. Never goes back. */
 	uint64_t (*clock)(struct device_env *env);
+	/* Random bytes, 1 to RANDOM_MAX: an input, logged (RANDOM). */
+	void (*random)(struct device_env *env, void *bytes, size_t length);
 	/* Sends something to the outside: copied at once (O4), held until the log covers it. Never fails;
 	 * it may make the vCPU wait. A frame is at most OUTPUT_MAX bytes. */
 	void (*output)(struct device_env *env, enum output_device device, const void *bytes,
@@ -28,6 +30,7 @@ struct device_env {
 };
 
 #define OUTPUT_MAX (65536u + 64u)
+#define RANDOM_MAX 256u
 
 /* The board: where everything is. Test guests include this part of the contract by value.
  *
@@ -42,11 +45,14 @@ struct device_env {
  *               0x628             ACPI timer, read as 4 bytes
  *               0xcf9             a byte with bit 2 asks for a restart (the FADT's reset register)
  *               any other         reads all ones, ignores writes
- *   MMIO        MMIO_NET          virtio-net over virtio-mmio, 512 bytes
+ *   MMIO        MMIO_NET          virtio-net over virtio-mmio, 512 bytes, as the two below
+ *               MMIO_CONSOLE      virtio-console
+ *               MMIO_RNG          virtio-rng
  *               MMIO_CLOCK        64-bit nanoseconds since the machine was made; reads of 8 or 4
  *                                 aligned bytes
  *               any other         reads all ones, ignores writes
- *   Lines       0 PIT, 4 UART, 5 virtio-net (level), 8 CMOS, 9 ACPI's SCI, which never rises
+ *   Lines       0 PIT, 4 UART, 5 virtio-net, 8 CMOS, 9 ACPI's SCI, which never rises, 10 virtio-console,
+ *               11 virtio-rng; those of virtio are level-triggered
  *
  * A restart ends the machine in order: whoever runs it decides whether it is to begin again. A triple fault
  * does not, since it is also how a guest dies.
@@ -58,10 +64,14 @@ struct device_env {
 #define PORT_ACPI_TIMER 0x628u
 #define PORT_RESET 0xcf9u
 #define MMIO_NET 0xd0000000ull
-#define MMIO_NET_SIZE 0x200u
+#define MMIO_CONSOLE 0xd0000200ull
+#define MMIO_RNG 0xd0000400ull
+#define MMIO_VIRTIO_SIZE 0x200u
 #define MMIO_CLOCK 0xd0001000ull
 #define IRQ_PIT 0u
 #define IRQ_UART 4u
 #define IRQ_NET 5u
 #define IRQ_CMOS 8u
 #define IRQ_ACPI 9u
+#define IRQ_CONSOLE 10u
+#define IRQ_RNG 11u

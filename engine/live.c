@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define FRAME_BURST 32u
 #define FRAME_MIN 14u         /* an Ethernet header */
@@ -213,9 +214,9 @@ static void take_frames(struct machine *m)
 	free_frames(m->live);
 	for (unsigned n = 0; n < FRAME_BURST && (frame = frame_queue_peek(&m->live->frames)); n++) {
 		uint64_t end = 0;
-		/* Without a working driver nobody would ever take it: only DRIVER_OK counts, and not
-		 * NEEDS_RESET. Nor is it a frame if the log has no entry for its length. */
-		if ((m->board.net.status & (4u | 64u)) == 4u && frame->length >= FRAME_MIN &&
+		/* Without a working driver nobody would ever take it. Nor is it a frame if the log has
+		 * no entry for its length. */
+		if (virtio_mmio_is_live(&m->board.net.mmio) && frame->length >= FRAME_MIN &&
 			frame->length <= LOG_PAYLOAD_MAX) {
 			if (!virtio_net_can_receive(&m->board.net, &m->env, frame->length))
 				break;
@@ -230,12 +231,11 @@ static void take_frames(struct machine *m)
 static void take_keys(struct machine *m)
 {
 	uint8_t bytes[256];
-	size_t room = uart_room(&m->board.uart);
-	size_t count =
-		byte_queue_take(&m->live->keys, bytes, room < sizeof bytes ? room : sizeof bytes);
+	size_t room = board_keys_room(&m->board, &m->env, sizeof bytes);
+	size_t count = byte_queue_take(&m->live->keys, bytes, room);
 	uint64_t end;
 	if (count > 0 && append(m, LOG_CONSOLE_RX, bytes, (uint32_t)count, &end))
-		uart_receive(&m->board.uart, &m->env, bytes, count);
+		board_keys(&m->board, &m->env, bytes, count);
 }
 
 /* How long a halted guest may sleep: until its timers' next expiration, or until the log may have sent
@@ -311,6 +311,22 @@ static uint64_t live_clock(struct machine *m)
 {
 	uint64_t now = guest_now(m->live), end;
 	return append(m, LOG_CLOCK, &now, sizeof now, &end) ? now : 0;
+}
+
+static void live_random(struct machine *m, void *bytes, size_t length)
+{
+	uint64_t end;
+	memset(bytes, 0, length);
+	/* So few come whole; only before the kernel has any can a signal end the wait. */
+	while (getrandom(bytes, length, 0) != (ssize_t)length) {
+		if (errno == EINTR && !machine_ended(m))
+			continue;
+		machine_end(m, MACHINE_FAILED, "the guest asks for %zu random bytes: getrandom: %s",
+			length, strerror(errno));
+		return;
+	}
+	if (!append(m, LOG_RANDOM, bytes, (uint32_t)length, &end))
+		memset(bytes, 0, length);
 }
 
 static void live_output(
@@ -479,6 +495,7 @@ void live_stop(struct machine *m)
 
 const struct source live_source = {
 	.clock = live_clock,
+	.random = live_random,
 	.output = live_output,
 	.inputs = live_inputs,
 	.flush = live_flush,

@@ -27,6 +27,12 @@ static uint64_t env_clock(struct device_env *env)
 	return m->source->clock(m);
 }
 
+static void env_random(struct device_env *env, void *bytes, size_t length)
+{
+	struct machine *m = machine_of(env);
+	m->source->random(m, bytes, length);
+}
+
 static void env_irq(struct device_env *env, unsigned line, bool level)
 {
 	pic_set_line(&machine_of(env)->board.pic, line, level);
@@ -338,7 +344,7 @@ int machine_create(struct machine *m, uint64_t memory_size, const uint8_t mac[6]
 {
 	memset(m, 0, sizeof *m);
 	m->env = (struct device_env){
-		.memory = &m->memory, .clock = env_clock, .output = env_output, .irq = env_irq};
+		.memory = &m->memory, .clock = env_clock, .random = env_random, .output = env_output, .irq = env_irq};
 	memcpy(m->announce.mac, mac, 6);
 	pthread_mutex_init(&m->call_lock, NULL);
 	int error = memory_create(&m->memory, memory_size);
@@ -359,7 +365,7 @@ void machine_destroy(struct machine *m)
 	pthread_mutex_destroy(&m->call_lock);
 }
 
-#define STATE_VERSION 2u
+#define STATE_VERSION 3u
 
 struct state {
 	uint32_t version;

@@ -5,7 +5,7 @@
  * what makes the three the same machine:
  *
  *     run the guest to its next sync exit                              vcpu_run
- *     serve it: device access, then the queues the guest kicked        serve; source->clock, ->output
+ *     serve it: device access, then the queues the guest kicked        serve; source->clock, ->random, ->output
  *     apply inputs, in log order                                       source->inputs
  *     inject an interrupt if one is pending and can be taken           interrupt
  *     answer calls from other threads                                  machine_call
@@ -45,6 +45,8 @@ struct output_group {
 struct source {
 	/* The guest reads its clock. */
 	uint64_t (*clock)(struct machine *m);
+	/* The guest asks for 1 to RANDOM_MAX random bytes. */
+	void (*random)(struct machine *m, void *bytes, size_t length);
 	/* The guest has made `group`: pins its position (O1) and seals it in the hold. */
 	void (*output)(
 		struct machine *m, enum output_device device, const struct output_group *group);

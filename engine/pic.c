@@ -33,7 +33,8 @@ enum {
 
 static const uint8_t may_be_level[2] = {0xf8, 0xde};
 /* Those of devices that hold their line until they are answered. */
-static const uint8_t always_level[2] = {1u << IRQ_NET, 0};
+static const uint8_t always_level[2] = {
+	1u << IRQ_NET, 1u << (IRQ_CONSOLE - 8) | 1u << (IRQ_RNG - 8)};
 
 static uint8_t bit_of(unsigned line)
 {

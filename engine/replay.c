@@ -155,7 +155,8 @@ static bool stopped(struct machine *m, const struct log_entry *entry)
 	return true;
 }
 
-/* Waits for the entry that the guest's own doing calls for: its clock read, its output, its end. */
+/* Waits for the entry that the guest's own doing calls for: its clock read, its random bytes, its
+ * output, its end. */
 static enum found expect(struct machine *m, enum log_kind kind, struct log_entry *entry)
 {
 	for (;;) {
@@ -196,6 +197,23 @@ static uint64_t replay_clock(struct machine *m)
 	m->replay->time_ns = value;
 	taken(m, &entry);
 	return value;
+}
+
+static void replay_random(struct machine *m, void *bytes, size_t length)
+{
+	struct log_entry entry;
+	memset(bytes, 0, length);
+	enum found found = expect(m, LOG_RANDOM, &entry);
+	if (found == LIVE)
+		m->source->random(m, bytes, length);
+	if (found != FOUND)
+		return;
+	if (entry.length != length) {
+		diverged(m, &entry, "the guest asks for another number of random bytes");
+		return;
+	}
+	memcpy(bytes, entry.payload, length);
+	taken(m, &entry);
 }
 
 static void replay_output(
@@ -241,7 +259,7 @@ static void apply(struct machine *m, const struct log_entry *entry)
 		virtio_net_receive(&m->board.net, &m->env, entry->payload, entry->length);
 		break;
 	case LOG_CONSOLE_RX:
-		uart_receive(&m->board.uart, &m->env, entry->payload, entry->length);
+		board_keys(&m->board, &m->env, entry->payload, entry->length);
 		break;
 	default:
 		diverged(m, entry, "the guest here makes nothing of the kind");
@@ -360,6 +378,7 @@ static void replay_ended(struct machine *m, enum log_end reason, uint32_t value)
 
 const struct source replay_source = {
 	.clock = replay_clock,
+	.random = replay_random,
 	.output = replay_output,
 	.inputs = replay_inputs,
 	.flush = replay_flush,

@@ -30,6 +30,7 @@ static const struct kind {
 	[LOG_COMMIT] = {"COMMIT", sizeof(struct log_commit), LOG_PAYLOAD_MAX},
 	[LOG_RELEASED] = {"RELEASED", 8, 8},
 	[LOG_END] = {"END", sizeof(struct log_ending), sizeof(struct log_ending)},
+	[LOG_RANDOM] = {"RANDOM", 1, 256},
 };
 
 bool log_length_allowed(unsigned kind, uint32_t length)

@@ -41,6 +41,7 @@
  *               pages say
  *   RELEASED    u64 LSN: outputs whose OUTPUT entry ends at or below it have left (O3)
  *   END         u32 reason (enum log_end), u32 value
+ *   RANDOM      1 to 256 random bytes that the guest asked for
  */
 #pragma once
 
@@ -67,6 +68,7 @@ enum log_kind {
 	LOG_COMMIT,
 	LOG_RELEASED,
 	LOG_END,
+	LOG_RANDOM,
 	LOG_KINDS,
 };
 

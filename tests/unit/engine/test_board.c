@@ -102,7 +102,7 @@ static void where_nothing_is_all_bits_read_one_and_writes_do_nothing(void **stat
 	}
 	assert_int_equal(in(0x80, 2), 0xffff);
 	assert_int_equal(in(0x80, 4), 0xffffffff);
-	static const uint64_t addresses[] = {0xc0000000, MMIO_NET - 8, MMIO_NET + MMIO_NET_SIZE,
+	static const uint64_t addresses[] = {0xc0000000, MMIO_NET - 8, MMIO_RNG + MMIO_VIRTIO_SIZE,
 		MMIO_CLOCK - 8, MMIO_CLOCK + 8, 0xfee00000, UINT64_MAX - 7};
 	for (unsigned i = 0; i < sizeof addresses / sizeof addresses[0]; i++) {
 		for (unsigned size = 1; size <= 8; size *= 2) {
@@ -267,7 +267,90 @@ static void the_card_ends_where_its_registers_do(void **state)
 	assert_int_equal(load(MMIO_NET + 8, 4), 1);
 	assert_int_equal(load(MMIO_NET + 0x100, 1), 2); /* its address */
 	assert_int_equal(load(MMIO_NET + 0x105, 1), 9);
-	assert_int_equal(load(MMIO_NET + MMIO_NET_SIZE - 4, 8), UINT64_MAX); /* half outside */
+	assert_int_equal(load(MMIO_NET + MMIO_VIRTIO_SIZE - 4, 8), UINT64_MAX); /* half outside */
+}
+
+static void every_virtio_device_is_where_the_command_line_says(void **state)
+{
+	(void)state;
+	static const uint32_t ids[BOARD_VIRTIO] = {1, 3, 4};
+	for (unsigned i = 0; i < BOARD_VIRTIO; i++) {
+		uint64_t at = board_virtio[i].address;
+		assert_int_equal(load(at, 4), 0x74726976);
+		assert_int_equal(load(at + 8, 4), ids[i]);
+		assert_int_equal(load(at + board_virtio[i].size - 4, 8), UINT64_MAX);
+		assert_int_equal(w->board.pic.chip[board_virtio[i].line >> 3].elcr >>
+						 (board_virtio[i].line & 7) &
+					 1,
+			1);
+		/* A broken queue is the one thing that pulls its line without a driver. */
+		store(at + 0x70, 4, 3);
+		store(at + 0x24, 4, 1);
+		store(at + 0x20, 4, 1);
+		store(at + 0x70, 4, 0xb);
+		store(at + 0x70, 4, 0xf);
+		store(at + 0x44, 4, 1);
+		assert_int_equal(w->board.pic.chip[board_virtio[i].line >> 3].irr >>
+						 (board_virtio[i].line & 7) &
+					 1,
+			1);
+		store(at + 0x70, 4, 0);
+		assert_int_equal(w->board.pic.chip[board_virtio[i].line >> 3].irr, 0);
+	}
+}
+
+#define RINGS 0x1000u /* receive: descriptors, driver, device; transmit 0x10000 further */
+
+/* What a driver of the virtio console does, with one receive buffer of 4 bytes at 0x8000. */
+static void set_up_console(void)
+{
+	uint8_t *memory = w->memory.base;
+	static const uint32_t words[][2] = {{0x70, 3}, {0x24, 1}, {0x20, 1}, {0x70, 0xb}};
+	for (unsigned i = 0; i < sizeof words / sizeof words[0]; i++)
+		store(MMIO_CONSOLE + words[i][0], 4, words[i][1]);
+	memset(memory + RINGS, 0, 0x20000);
+	for (uint32_t queue = 0; queue < 2; queue++) {
+		uint32_t at = RINGS + queue * 0x10000;
+		store(MMIO_CONSOLE + 0x30, 4, queue);
+		store(MMIO_CONSOLE + 0x38, 4, 8);
+		store(MMIO_CONSOLE + 0x80, 4, at);
+		store(MMIO_CONSOLE + 0x90, 4, at + 0x1000);
+		store(MMIO_CONSOLE + 0xa0, 4, at + 0x2000);
+		store(MMIO_CONSOLE + 0x44, 4, 1);
+		const uint64_t descriptor[2] = {
+			0x8000 + queue * 0x100, 4 | (queue ? 0 : 2ull) << 32};
+		memcpy(memory + at, descriptor, sizeof descriptor);
+		memory[at + 0x1002] = 1; /* one is offered */
+	}
+	store(MMIO_CONSOLE + 0x70, 4, 0xf);
+}
+
+static void typed_bytes_go_to_the_virtio_console_once_it_has_spoken(void **state)
+{
+	(void)state;
+	uint8_t *memory = w->memory.base;
+	board_keys(&w->board, &w->env, (const uint8_t *)"a", 1);
+	assert_int_equal(w->board.uart.rx_count, 1);
+	set_up_console();
+	memcpy(memory + 0x8100, "hvc0", 4);
+	/* Only there: the reader is at the UART. */
+	assert_int_equal(board_keys_room(&w->board, &w->env, 256), 256);
+	board_keys(&w->board, &w->env, (const uint8_t *)"b", 1);
+	assert_int_equal(w->board.uart.rx_count, 2);
+	store(MMIO_CONSOLE + 0x50, 4, 1);
+	assert_memory_equal(w->text, "hvc0", 4);
+	assert_int_equal(board_keys_room(&w->board, &w->env, 256), 4);
+	assert_int_equal(board_keys_room(&w->board, &w->env, 3), 3);
+	board_keys(&w->board, &w->env, (const uint8_t *)"xyz", 3);
+	assert_memory_equal(memory + 0x8000, "xyz", 3);
+	assert_int_equal(w->board.uart.rx_count, 2);
+	/* Without a buffer they wait; without its driver they are the UART's again. */
+	assert_int_equal(board_keys_room(&w->board, &w->env, 256), 0);
+	store(MMIO_CONSOLE + 0x70, 4, 0);
+	assert_int_equal(board_keys_room(&w->board, &w->env, 256), 256);
+	set_up_console();
+	board_keys(&w->board, &w->env, (const uint8_t *)"c", 1);
+	assert_int_equal(w->board.uart.rx_count, 3);
 }
 
 static void set_up_pic(void)
@@ -347,6 +430,10 @@ int main(void)
 			every_read_of_the_clock_asks_for_it_once, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			the_card_ends_where_its_registers_do, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			every_virtio_device_is_where_the_command_line_says, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			typed_bytes_go_to_the_virtio_console_once_it_has_spoken, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			ticks_that_were_late_are_caught_up_one_interrupt_at_a_time, set_up,
 			tear_down),

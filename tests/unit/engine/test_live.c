@@ -509,6 +509,44 @@ static void the_guests_time_does_not_go_back(void **state)
 	tiny_free(t);
 }
 
+/* Random bytes are an input: what the log has is what a replay gives (D2), and nothing else. */
+static void random_bytes_are_replayed_from_the_log(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_new(), *twin = tiny_twin(t), *other = tiny_twin(t);
+	uint8_t given[3][RANDOM_MAX], again[RANDOM_MAX];
+	tiny_record(t, RING);
+	for (unsigned i = 0; i < 3; i++) {
+		t->machine.source->random(&t->machine, given[i], i ? 100 * i : 1);
+	}
+	assert_memory_not_equal(given[1], given[2], 100);
+	assert_true(log_writer_flush(t->writer) >= 0);
+
+	struct log_reader reader = reader_of(t);
+	struct log_entry entry;
+	for (unsigned i = 0; i < 3; i++) {
+		assert_true(tiny_walk(&reader, &entry));
+		assert_int_equal(entry.kind, LOG_RANDOM);
+		assert_int_equal(entry.length, i ? 100 * i : 1);
+	}
+	tiny_follow(twin, t->log, atomic_load(&t->written));
+	twin->replay.limit = atomic_load(&t->written);
+	for (unsigned i = 0; i < 3; i++) {
+		twin->machine.source->random(&twin->machine, again, i ? 100 * i : 1);
+		assert_memory_equal(again, given[i], i ? 100 * i : 1);
+	}
+	assert_int_equal(twin->machine.verdict, MACHINE_RUNNING);
+
+	tiny_follow(other, t->log, atomic_load(&t->written));
+	other->replay.limit = atomic_load(&t->written);
+	other->machine.source->random(&other->machine, again, 2);
+	assert_int_equal(other->machine.verdict, MACHINE_DIVERGED);
+	tiny_free(other);
+	tiny_free(twin);
+	tiny_free(t);
+}
+
 static void what_is_too_short_for_a_frame_is_thrown_away(void **state)
 {
 	(void)state;
@@ -613,6 +651,7 @@ int main(void)
 		cmocka_unit_test(released_names_only_what_has_left),
 		cmocka_unit_test(a_beat_shows_in_the_log_though_the_guest_computes),
 		cmocka_unit_test(the_guests_time_does_not_go_back),
+		cmocka_unit_test(random_bytes_are_replayed_from_the_log),
 		cmocka_unit_test(what_is_too_short_for_a_frame_is_thrown_away),
 		cmocka_unit_test(a_frame_is_sent_from_where_it_lies_and_kept_until_it_is_sent),
 		cmocka_unit_test(a_sink_without_room_is_asked_again_and_loses_nothing),

@@ -1,78 +1,5 @@
 #include "tests/unit/engine/virtio_guest.h"
 
-static void the_registers_say_what_it_is(void **state)
-{
-	(void)state;
-	assert_int_equal(get(0x00), 0x74726976);
-	assert_int_equal(get(0x04), 2);
-	assert_int_equal(get(0x08), 1);
-	assert_int_equal(get(0x0c), 0x4c504f44);
-	put(DEVICE_FEATURES_SELECT, 0);
-	assert_int_equal(get(DEVICE_FEATURES), MAC | MERGEABLE | LINK_STATUS | EVENT_IDX);
-	put(DEVICE_FEATURES_SELECT, 1);
-	assert_int_equal(get(DEVICE_FEATURES), 1);
-	put(DEVICE_FEATURES_SELECT, 2);
-	assert_int_equal(get(DEVICE_FEATURES), 0);
-	assert_int_equal(get(QUEUE_SIZE_MAX), 256);
-	put(QUEUE_SELECT, 2);
-	assert_int_equal(get(QUEUE_SIZE_MAX), 0);
-	assert_int_equal(get(QUEUE_READY), 0);
-	assert_int_equal(get(0xb0), UINT32_MAX);
-	assert_int_equal(get(0xfc), 0);
-}
-
-static void only_whole_registers_can_be_accessed(void **state)
-{
-	(void)state;
-	static const unsigned sizes[] = {1, 2, 8};
-	for (size_t i = 0; i < 3; i++) {
-		assert_int_equal(virtio_net_read(&g->net, &g->env, MAGIC, sizes[i]), 0);
-		virtio_net_write(&g->net, &g->env, STATUS, sizes[i], 1);
-		assert_int_equal(get(STATUS), 0);
-	}
-	assert_int_equal(get(MAGIC + 2), 0);
-	put(STATUS + 1, 1);
-	put(CONFIG, 0);
-	put(0xffffffff, 1);
-	assert_int_equal(get(STATUS), 0);
-	assert_int_equal(get(0x200), 0);
-}
-
-static void the_configuration_can_be_read_in_any_size(void **state)
-{
-	(void)state;
-	for (unsigned i = 0; i < 6; i++)
-		assert_int_equal(virtio_net_read(&g->net, &g->env, CONFIG + i, 1), mac[i]);
-	assert_int_equal(virtio_net_read(&g->net, &g->env, CONFIG + 6, 2), 1);
-	assert_int_equal(get(CONFIG), 0x12005452);
-	assert_int_equal(get(CONFIG + 4), 0x00015634);
-	assert_true(virtio_net_read(&g->net, &g->env, CONFIG, 8) == 0x0001563412005452);
-	assert_int_equal(virtio_net_read(&g->net, &g->env, CONFIG + 6, 8), 1);
-	assert_int_equal(virtio_net_read(&g->net, &g->env, CONFIG + 8, 8), 0);
-	assert_int_equal(virtio_net_read(&g->net, &g->env, CONFIG + 0xff, 8), 0);
-}
-
-static void features_not_offered_are_refused(void **state)
-{
-	(void)state;
-	static const uint64_t wrong[] = {0, MAC, VERSION_1 | 1, VERSION_1 | 1ull << 28,
-		VERSION_1 | 1ull << 33, VERSION_1 | 1ull << 63, UINT64_MAX};
-	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-		put(STATUS, 0);
-		put(STATUS, 3);
-		put_features(wrong[i]);
-		put(STATUS, 0xb);
-		assert_int_equal(get(STATUS), 3);
-		put(STATUS, READY); /* nor can it go on without */
-		assert_int_equal(get(STATUS), 3);
-	}
-	put_features(VERSION_1 | MAC);
-	put(STATUS, 0xb);
-	assert_int_equal(get(STATUS), 0xb);
-	put_features(UINT64_MAX); /* too late */
-	assert_true(g->net.features == (VERSION_1 | MAC));
-}
-
 static void a_frame_leaves_at_once_without_its_header(void **state)
 {
 	(void)state;
@@ -330,10 +257,6 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(the_registers_say_what_it_is),
-		TEST(only_whole_registers_can_be_accessed),
-		TEST(the_configuration_can_be_read_in_any_size),
-		TEST(features_not_offered_are_refused),
 		TEST(a_frame_leaves_at_once_without_its_header),
 		TEST(a_frame_may_lie_in_pieces_anywhere),
 		TEST(one_notification_sends_all_that_is_offered),

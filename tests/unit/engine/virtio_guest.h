@@ -1,7 +1,9 @@
-/* A small driver for the tests of virtio-net: one guest, its memory and its card. */
+/* A small driver for the tests of the virtio devices: one guest, its memory and one device. */
 #pragma once
 
+#include "engine/virtio_console.h"
 #include "engine/virtio_net.h"
+#include "engine/virtio_rng.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -46,15 +48,21 @@ enum { RX, TX };
 
 /*
  * One guest: its memory between two stretches of nothing, so that an address gone wrong faults; its
- * card; and what has come out of it. The rings are where `desc`, `driver` and `device` say.
+ * device; and what has come out of it. The rings are where `desc`, `driver` and `device` say.
  */
 struct guest {
 	struct device_env env;
 	struct guest_memory memory;
-	struct virtio_net net;
+	const struct virtio_kind *kind;
+	union {
+		struct virtio_mmio mmio;
+		struct virtio_net net;
+		struct virtio_console console;
+		struct virtio_rng rng;
+	};
 	uint8_t sent[OUTPUT_MAX + 1];
 	size_t sent_length, sent_count;
-	uint64_t sent_digest;
+	uint64_t sent_digest, random_count;
 	bool line;
 };
 
@@ -67,8 +75,8 @@ static inline void fake_output(
 	struct device_env *env, enum output_device kind, const void *bytes, size_t length)
 {
 	struct guest *guest = (struct guest *)env;
-	assert_int_equal(kind, OUTPUT_NET);
-	assert_true(length >= 14 && length <= OUTPUT_MAX);
+	assert_int_equal(kind, guest->kind == &virtio_net_kind ? OUTPUT_NET : OUTPUT_CONSOLE);
+	assert_true(length >= (kind == OUTPUT_NET ? 14 : 1) && length <= OUTPUT_MAX);
 	memcpy(guest->sent, bytes, length);
 	guest->sent_length = length;
 	guest->sent_count++;
@@ -76,13 +84,21 @@ static inline void fake_output(
 		guest->sent_digest = (guest->sent_digest ^ guest->sent[i]) * 0x100000001b3ull;
 }
 
-static inline void fake_irq(struct device_env *env, unsigned line, bool level)
+static inline void fake_random(struct device_env *env, void *bytes, size_t length)
 {
-	assert_int_equal(line, IRQ_NET);
-	((struct guest *)env)->line = level;
+	struct guest *guest = (struct guest *)env;
+	assert_true(length >= 1 && length <= RANDOM_MAX);
+	memset(bytes, (int)(0x80 + guest->random_count++), length);
 }
 
-static inline struct guest *new_guest(void)
+static inline void fake_irq(struct device_env *env, unsigned line, bool level)
+{
+	struct guest *guest = (struct guest *)env;
+	assert_int_equal(line, guest->kind->line);
+	guest->line = level;
+}
+
+static inline struct guest *new_guest(const struct virtio_kind *kind)
 {
 	struct guest *guest = calloc(1, sizeof *guest);
 	assert_non_null(guest);
@@ -91,9 +107,17 @@ static inline struct guest *new_guest(void)
 	assert_ptr_not_equal(all, MAP_FAILED);
 	assert_int_equal(mprotect(all + GUARD, MEMORY_SIZE, PROT_READ | PROT_WRITE), 0);
 	guest->memory = (struct guest_memory){.base = all + GUARD, .size = MEMORY_SIZE, .fd = -1};
-	guest->env = (struct device_env){
-		.memory = &guest->memory, .output = fake_output, .irq = fake_irq};
-	virtio_net_reset(&guest->net, mac);
+	guest->env = (struct device_env){.memory = &guest->memory,
+		.output = fake_output,
+		.random = fake_random,
+		.irq = fake_irq};
+	guest->kind = kind;
+	if (kind == &virtio_net_kind)
+		virtio_net_reset(&guest->net, mac);
+	else if (kind == &virtio_console_kind)
+		virtio_console_reset(&guest->console);
+	else
+		virtio_rng_reset(&guest->rng);
 	return guest;
 }
 
@@ -108,7 +132,7 @@ static struct guest *g;
 static inline int set_up(void **state)
 {
 	(void)state;
-	g = new_guest();
+	g = new_guest(&virtio_net_kind);
 	return 0;
 }
 
@@ -119,14 +143,24 @@ static inline int tear_down(void **state)
 	return 0;
 }
 
+static inline uint64_t get_sized(uint32_t offset, unsigned size)
+{
+	return virtio_mmio_read(&g->mmio, g->kind, offset, size);
+}
+
+static inline void put_sized(uint32_t offset, unsigned size, uint64_t value)
+{
+	virtio_mmio_write(&g->mmio, g->kind, &g->env, offset, size, value);
+}
+
 static inline uint32_t get(uint32_t offset)
 {
-	return (uint32_t)virtio_net_read(&g->net, &g->env, offset, 4);
+	return (uint32_t)get_sized(offset, 4);
 }
 
 static inline void put(uint32_t offset, uint64_t value)
 {
-	virtio_net_write(&g->net, &g->env, offset, 4, value);
+	put_sized(offset, 4, value);
 }
 
 static inline void put_features(uint64_t features)
@@ -163,8 +197,8 @@ static inline void start(uint64_t features)
 	put_features(features | VERSION_1);
 	put(STATUS, 0xb);
 	assert_int_equal(get(STATUS), 0xb);
-	start_queue(RX, SIZE);
-	start_queue(TX, SIZE);
+	for (unsigned queue = 0; queue < g->kind->queues; queue++)
+		start_queue(queue, SIZE);
 	put(STATUS, READY);
 	assert_int_equal(get(STATUS), READY);
 }
@@ -223,7 +257,7 @@ static inline void receive(const void *frame, size_t length)
 
 static uint8_t frame[OUTPUT_MAX];
 
-static const uint8_t *test_frame(uint8_t first)
+static inline const uint8_t *test_frame(uint8_t first)
 {
 	for (size_t i = 0; i < sizeof frame; i++)
 		frame[i] = (uint8_t)(first + i * 13 + i / 256);

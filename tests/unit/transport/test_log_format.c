@@ -5,7 +5,7 @@
 #define SECRET 0x0123456789abcdefu
 #define LSN 0x7654320u
 
-/* An entry of every kind that version 1 has. */
+/* An entry of every kind that there is. */
 static const struct sample {
 	enum log_kind kind;
 	uint32_t length;
@@ -26,6 +26,8 @@ static const struct sample {
 	{LOG_COMMIT, 7000},
 	{LOG_RELEASED, 8},
 	{LOG_END, 8},
+	{LOG_RANDOM, 1},
+	{LOG_RANDOM, 256},
 };
 #define SAMPLES (sizeof samples / sizeof samples[0])
 
@@ -321,7 +323,7 @@ static void kinds_that_do_not_exist_are_refused(void **state)
 		log_encode(whole, SECRET, LSN, LOG_CONSOLE_RX, 1, 1, payload, 16);
 		change_header(whole, 20, &value, sizeof value);
 		bool right = kind == LOG_TICK || kind == LOG_OUTPUT || kind == LOG_NET_RX ||
-			     kind == LOG_CONSOLE_RX || kind == LOG_PAGE || kind == LOG_COMMIT;
+			     kind == LOG_CONSOLE_RX || kind == LOG_PAGE || kind == LOG_COMMIT || kind == LOG_RANDOM;
 		assert_int_equal(judge(whole, log_entry_size(16)), right ? LOG_VALID : LOG_PARTIAL);
 	}
 }
@@ -342,6 +344,7 @@ static void lengths_that_a_kind_does_not_allow_are_refused(void **state)
 				     : kind == LOG_NET_RX                      ? length >= 14
 				     : kind == LOG_PAGE                        ? length >= 8
 				     : kind == LOG_COMMIT                      ? length >= 16
+				     : kind == LOG_RANDOM                      ? length <= 256
 							  : kind == LOG_CONSOLE_RX;
 			assert_int_equal(judge(whole, log_entry_size(length)),
 				right ? LOG_VALID : LOG_PARTIAL);
