@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/crash_point.h"
 #include "base/thread.h"
+#include "dataplane/frame.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -13,6 +14,7 @@
 
 #define BURST 32u
 #define SEND_TRIES 100u
+#define SEND_MAX 1518u
 
 /* The longest sleep: without a port, or with one that wakes us, a bound on the harm of a lost
  * wake-up between hosts; with a port that must be polled, the latency of a frame that finds us
@@ -76,7 +78,8 @@ static bool receive(struct dataplane *dp)
 	bool received = false;
 	if (dp->kept == 0) {
 		dp->first_kept = 0;
-		dp->kept = port_receive(dp->port, dp->frames, BURST);
+		dp->kept = port_receive(dp->port, dp->frames, BURST,
+			dp->live && dp->user.may_merge(dp->user.context));
 		received = dp->kept > 0;
 	}
 	if (!dp->live) {
@@ -86,7 +89,7 @@ static bool receive(struct dataplane *dp)
 	while (dp->kept) {
 		/* Read before the frame is given away. */
 		struct port_frame *frame = &dp->frames[dp->first_kept];
-		uint32_t length = frame->length;
+		uint32_t length = frame->length - FRAME_HEADER;
 		if (!dp->user.take_frame(dp->user.context, frame))
 			break;
 		count(&dp->rx_frames, 1);
@@ -115,7 +118,7 @@ static unsigned send_frames(void *context, const struct hold_output *outputs, un
 		CRASH_POINT("transmit.after");
 	uint64_t bytes = 0;
 	for (unsigned i = 0; i < taken; i++)
-		bytes += outputs[i].length;
+		bytes += outputs[i].length - FRAME_HEADER;
 	count(&dp->tx_frames, taken);
 	count(&dp->tx_bytes, bytes);
 	return taken;
@@ -266,9 +269,12 @@ void dataplane_call(struct dataplane *dp, void (*function)(void *argument), void
 
 void dataplane_send(struct dataplane *dp, const void *frame, size_t length)
 {
-	struct hold_output output = {.bytes = frame, .length = length};
+	uint8_t bytes[FRAME_HEADER + SEND_MAX] = {0};
+	struct hold_output output = {.bytes = bytes, .length = FRAME_HEADER + length};
+	CHECK(O4, length <= SEND_MAX, "a frame of %zu bytes ahead of those held", length);
 	if (!dp->port)
 		return;
+	memcpy(bytes + FRAME_HEADER, frame, length);
 	for (unsigned i = 0; i < SEND_TRIES; i++) {
 		if (send_frames(dp, &output, 1))
 			return;

@@ -5,6 +5,8 @@
  *   outputs    ─▶ hold ─(covered by an ack)─▶ port, console ─▶ the world
  *
  * Files:   port       a DPDK port from an EAL device string; the only file that includes DPDK
+ *          frame      a frame with its header, and what is to be known of TCP in it
+ *          gso, gro   cutting large frames from the guest, merging small ones for it
  *          hold       where outputs wait: the one place that releases them (O2)
  *          announce   the frames that tell a switch where the guest lives now
  *          dataplane  this file: the polling loop
@@ -28,6 +30,8 @@ struct dataplane_user {
 	/* A frame has arrived; takes it over (then port_frame_free later, any thread) and returns true,
 	 * or returns false: there is no room, the frame stays with the dataplane and is offered again. */
 	bool (*take_frame)(void *context, struct port_frame *frame);
+	/* Whether the guest takes frames that are merged of received ones (gro.h) now. */
+	bool (*may_merge)(void *context);
 	/* The LSN up to which outputs of `session` may leave now; 0 for a session that is over. While not
 	 * live: up to which they have left elsewhere. */
 	uint64_t (*acked)(void *context, uint32_t session);
@@ -56,7 +60,7 @@ void dataplane_call(struct dataplane *dp, void (*function)(void *argument), void
 /* Wakes the loop: there is something in a hold, or room in the input queue. Any thread. */
 void dataplane_wake(struct dataplane *dp);
 
-/* Sends `frame` ahead of everything held; for announcements. Through dataplane_call only. */
+/* Sends `frame`, up to 1,518 bytes, ahead of everything held; for announcements. Through dataplane_call only. */
 void dataplane_send(struct dataplane *dp, const void *frame, size_t length);
 
 void dataplane_stop(struct dataplane *dp);

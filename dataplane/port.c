@@ -1,5 +1,10 @@
 #include "dataplane/port.h"
 
+#include "dataplane/gro.h"
+#include "dataplane/gso.h"
+
+#include "base/check.h"
+
 #include <errno.h>
 #include <linux/ethtool.h>
 #include <linux/sockios.h>
@@ -26,13 +31,22 @@
 #define DESCRIPTORS 256u
 #define RECEIVE_BUFFERS 4096u
 #define SEND_BUFFERS 1024u
+#define MERGE_BUFFERS 64u
+#define MERGE_ROOM UINT16_MAX /* the most that a buffer can have */
 #define BUFFER_LEAST 2048u
 #define BUFFER_MEMORY (16u << 20) /* for a pool; a large MTU gets fewer buffers */
 #define MEMORY_MIB "128"          /* reserved, not touched before it is used */
-#define ETHER_HEADER 14u
 #define VLAN_TAG 4u
 #define ANY_SOCKET ((unsigned)SOCKET_ID_ANY)
 #define STUCK_NS 100000000u
+
+/* How far the frames of one port_send are made into buffers. A large one is cut into many, and the device
+ * may be full in the middle of it. */
+struct cursor {
+	unsigned frame, dropped;
+	const void *cutting; /* the bytes of frame[frame] if a part of it is made */
+	struct gso gso;
+};
 
 struct port {
 	uint16_t id;
@@ -40,7 +54,9 @@ struct port {
 	struct rte_mempool *receive_pool;
 	/* Its own: what the guest has not read yet must not keep it from sending. */
 	struct rte_mempool *send_pool;
-	uint64_t stuck_since; /* 0: the device took something last time */
+	struct rte_mempool *merge_pool; /* for what is merged of received frames */
+	struct cursor at;               /* where sending goes on */
+	uint64_t stuck_since;           /* 0: the device took something last time */
 	_Atomic uint64_t dropped;
 };
 
@@ -281,9 +297,8 @@ static uint32_t kernel_mtu(unsigned index, uint32_t otherwise)
 							      : otherwise;
 }
 
-static struct rte_mempool *make_pool(const char *name, unsigned buffers, uint32_t mtu)
+static struct rte_mempool *make_pool(const char *name, unsigned buffers, uint32_t room)
 {
-	uint32_t room = mtu + ETHER_HEADER + VLAN_TAG;
 	if (room < BUFFER_LEAST)
 		room = BUFFER_LEAST;
 	room += RTE_PKTMBUF_HEADROOM;
@@ -310,9 +325,11 @@ static int configure(struct port *port)
 	if ((error = rte_eth_dev_configure(port->id, 1, 1, &conf)) != 0)
 		return error;
 
-	port->receive_pool = make_pool("receive", RECEIVE_BUFFERS, mtu);
-	port->send_pool = make_pool("send", SEND_BUFFERS, mtu);
-	if (!port->receive_pool || !port->send_pool)
+	uint32_t room = mtu + ETHER_HEADER + VLAN_TAG;
+	port->receive_pool = make_pool("receive", RECEIVE_BUFFERS, room);
+	port->send_pool = make_pool("send", SEND_BUFFERS, room);
+	port->merge_pool = make_pool("merge", MERGE_BUFFERS, MERGE_ROOM);
+	if (!port->receive_pool || !port->send_pool || !port->merge_pool)
 		return -rte_errno;
 
 	uint16_t receive = DESCRIPTORS, send = DESCRIPTORS;
@@ -373,6 +390,7 @@ no_start:
 	rte_eth_dev_close(port->id);
 	rte_mempool_free(port->receive_pool);
 	rte_mempool_free(port->send_pool);
+	rte_mempool_free(port->merge_pool);
 	disown_signal();
 no_device:
 	rte_eal_cleanup();
@@ -389,13 +407,62 @@ void port_close(struct port *port)
 	rte_eth_dev_close(port->id);
 	rte_mempool_free(port->receive_pool);
 	rte_mempool_free(port->send_pool);
+	rte_mempool_free(port->merge_pool);
 	disown_signal();
 	rte_eal_cleanup();
 	free(port);
 }
 
-unsigned port_receive(struct port *port, struct port_frame *frames, unsigned capacity)
+/* Gives a buffer to the user, with a header in front of its frame. */
+static struct port_frame frame_of(struct rte_mbuf *buffer, const struct frame_header *header)
 {
+	void *bytes = rte_pktmbuf_prepend(buffer, FRAME_HEADER);
+	/* Drivers leave the headroom that pools have. */
+	CHECK(D1, bytes, "a received frame without room in front of it");
+	memcpy(bytes, header, FRAME_HEADER);
+	return (struct port_frame){
+		.bytes = bytes, .length = rte_pktmbuf_pkt_len(buffer), .owner = buffer};
+}
+
+/* Merges the first of `received` with those that follow it, as far as they do. Returns how many it took,
+ * 0 when there is nothing to merge it with; theirs are free then. */
+static unsigned merge(
+	struct port *port, struct rte_mbuf **received, unsigned count, struct port_frame *out)
+{
+	struct gro gro;
+	struct rte_mbuf *merged = NULL;
+	struct frame_header header;
+	uint32_t length;
+	const uint8_t *from;
+	if (!gro_begin(&gro, rte_pktmbuf_mtod(received[0], const uint8_t *),
+		    rte_pktmbuf_pkt_len(received[0])))
+		return 0;
+	for (unsigned i = 1; i < count; i++) {
+		size_t most = MERGE_ROOM - RTE_PKTMBUF_HEADROOM;
+		if (!gro_add(&gro, rte_pktmbuf_mtod(received[i], const uint8_t *),
+			    rte_pktmbuf_pkt_len(received[i]), most, &from, &length))
+			break;
+		if (!merged) {
+			merged = rte_pktmbuf_alloc(port->merge_pool);
+			if (!merged)
+				return 0;
+			uint32_t first = gro.length - length;
+			memcpy(rte_pktmbuf_append(merged, (uint16_t)first), gro.first, first);
+		}
+		memcpy(rte_pktmbuf_append(merged, (uint16_t)length), from, length);
+	}
+	if (!merged)
+		return 0;
+	gro_headers(&gro, &header, rte_pktmbuf_mtod(merged, uint8_t *));
+	rte_pktmbuf_free_bulk(received, gro.count);
+	*out = frame_of(merged, &header);
+	return gro.count;
+}
+
+unsigned port_receive(
+	struct port *port, struct port_frame *frames, unsigned capacity, bool may_merge)
+{
+	static const struct frame_header whole;
 	struct rte_mbuf *received[BURST];
 	/* A driver that finds no buffer loses the frame it was about to read. */
 	if (rte_mempool_avail_count(port->receive_pool) < 2 * BURST)
@@ -404,35 +471,40 @@ unsigned port_receive(struct port *port, struct port_frame *frames, unsigned cap
 		port->id, 0, received, (uint16_t)(capacity < BURST ? capacity : BURST));
 	unsigned kept = 0;
 	for (unsigned i = 0; i < n; i++) {
-		if (rte_pktmbuf_linearize(received[i]) != 0) {
+		if (rte_pktmbuf_linearize(received[i]) == 0)
+			received[kept++] = received[i];
+		else
 			rte_pktmbuf_free(received[i]);
-			continue;
-		}
-		frames[kept++] =
-			(struct port_frame){.bytes = rte_pktmbuf_mtod(received[i], const void *),
-				.length = rte_pktmbuf_pkt_len(received[i]),
-				.owner = received[i]};
 	}
-	return kept;
+	unsigned given = 0;
+	for (unsigned i = 0; i < kept; given++) {
+		unsigned merged =
+			may_merge ? merge(port, received + i, kept - i, &frames[given]) : 0;
+		if (!merged)
+			frames[given] = frame_of(received[i], &whole);
+		i += merged ? merged : 1;
+	}
+	return given;
 }
 
 static void add_part(
 	struct rte_mempool *pool, void *argument, struct rte_mempool_memhdr *part, unsigned index)
 {
 	uint8_t **bounds = argument, *begin = part->addr;
-	(void)pool;
-	if (index == 0 || begin < bounds[0])
+	(void)pool, (void)index;
+	if (!bounds[0] || begin < bounds[0])
 		bounds[0] = begin;
-	if (index == 0 || begin + part->len > bounds[1])
+	if (!bounds[1] || begin + part->len > bounds[1])
 		bounds[1] = begin + part->len;
 }
 
 void port_packets(const struct port *port, void **base, size_t *size)
 {
-	/* Whatever lies between a pool's parts is DPDK's as well, and mapped: without huge pages it has
+	/* Whatever lies between the pools' parts is DPDK's as well, and mapped: without huge pages it has
 	 * one piece of memory. */
 	uint8_t *bounds[2] = {NULL, NULL};
 	rte_mempool_mem_iter(port->receive_pool, add_part, bounds);
+	rte_mempool_mem_iter(port->merge_pool, add_part, bounds);
 	*base = bounds[0];
 	*size = (size_t)(bounds[1] - bounds[0]);
 }
@@ -443,61 +515,70 @@ void port_frame_free(struct port_frame *frame)
 	frame->owner = NULL;
 }
 
-static bool sendable(const struct port *port, const struct hold_output *frame)
-{
-	const uint8_t *bytes = frame->bytes;
-	if (frame->length < ETHER_HEADER)
-		return false;
-	bool tagged = bytes[12] == 0x81 && bytes[13] == 0x00;
-	return frame->length <= port->mtu + ETHER_HEADER + (tagged ? VLAN_TAG : 0);
-}
-
 static void count_dropped(struct port *port, unsigned count)
 {
 	atomic_fetch_add_explicit(&port->dropped, count, memory_order_relaxed);
 }
 
-/* One burst; what the device will never take is skipped where its turn is. */
-static unsigned send_burst(struct port *port, const struct hold_output *frames, unsigned count)
+/* The next piece of what is to be sent, in a buffer; NULL when all is made, or no buffer is left. */
+static struct rte_mbuf *next_buffer(
+	struct port *port, struct cursor *at, const struct hold_output *frames, unsigned count)
 {
-	struct rte_mbuf *buffers[BURST];
-	unsigned place[BURST]; /* of each buffer among the frames */
-	unsigned made = 0, seen;
-	for (seen = 0; seen < count; seen++) {
-		if (!sendable(port, &frames[seen]))
-			continue;
-		struct rte_mbuf *buffer = rte_pktmbuf_alloc(port->send_pool);
-		if (!buffer)
-			break;
-		char *to = rte_pktmbuf_append(buffer, (uint16_t)frames[seen].length);
-		if (!to) {
-			rte_pktmbuf_free(buffer);
+	for (; !at->cutting && at->frame < count; at->frame++, at->dropped++) {
+		const struct hold_output *frame = &frames[at->frame];
+		if (gso_begin(&at->gso, frame->bytes, frame->length, port->mtu)) {
+			at->cutting = frame->bytes;
 			break;
 		}
-		memcpy(to, frames[seen].bytes, frames[seen].length);
-		place[made] = seen;
-		buffers[made++] = buffer;
 	}
+	if (!at->cutting)
+		return NULL;
+	struct rte_mbuf *buffer = rte_pktmbuf_alloc(port->send_pool);
+	if (!buffer)
+		return NULL;
+	char *to = rte_pktmbuf_append(buffer, (uint16_t)gso_length(&at->gso));
+	CHECK(O4, to, "a piece of %u bytes has no room in a buffer", gso_length(&at->gso));
+	gso_next(&at->gso, (uint8_t *)to);
+	if (gso_ended(&at->gso)) {
+		at->cutting = NULL;
+		at->frame++;
+	}
+	return buffer;
+}
 
-	unsigned sent = made ? rte_eth_tx_burst(port->id, 0, buffers, (uint16_t)made) : 0;
-	unsigned taken = sent < made ? place[sent] : seen;
-	rte_pktmbuf_free_bulk(buffers + sent, made - sent);
-	if (taken > sent)
-		count_dropped(port, taken - sent);
-	return taken;
+/* One burst of buffers; `*sent` counts those that the device takes. Whether there may be more. */
+static bool send_burst(
+	struct port *port, const struct hold_output *frames, unsigned count, unsigned *sent)
+{
+	struct rte_mbuf *buffers[BURST];
+	struct cursor before[BURST], at = port->at;
+	unsigned made = 0;
+	for (; made < BURST; made++) {
+		before[made] = at;
+		buffers[made] = next_buffer(port, &at, frames, count);
+		if (!buffers[made])
+			break;
+	}
+	unsigned taken = made ? rte_eth_tx_burst(port->id, 0, buffers, (uint16_t)made) : 0;
+	rte_pktmbuf_free_bulk(buffers + taken, made - taken);
+	/* What the device will never take is skipped where its turn is. */
+	port->at = taken < made ? before[taken] : at;
+	*sent += taken;
+	return taken == BURST;
 }
 
 unsigned port_send(struct port *port, const struct hold_output *frames, unsigned count)
 {
-	unsigned taken = 0;
-	while (taken < count) {
-		unsigned burst = count - taken < BURST ? count - taken : BURST;
-		unsigned n = send_burst(port, frames + taken, burst);
-		taken += n;
-		if (n < burst)
-			break;
-	}
-	if (taken || count == 0) {
+	unsigned sent = 0;
+	/* Another may have come in front: then the one that was cut begins again. */
+	if (count == 0 || port->at.cutting != frames[0].bytes)
+		port->at.cutting = NULL;
+	port->at.frame = port->at.dropped = 0;
+	while (send_burst(port, frames, count, &sent))
+		;
+	unsigned taken = port->at.frame;
+	count_dropped(port, port->at.dropped);
+	if (sent || taken || count == 0) {
 		port->stuck_since = 0;
 		return taken;
 	}
@@ -506,6 +587,7 @@ unsigned port_send(struct port *port, const struct hold_output *frames, unsigned
 		port->stuck_since = now;
 	if (now - port->stuck_since < STUCK_NS)
 		return 0;
+	port->at.cutting = NULL;
 	count_dropped(port, count);
 	return count;
 }

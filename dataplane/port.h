@@ -21,9 +21,9 @@
 struct port;
 
 struct port_frame {
-	const void *bytes;
-	uint32_t length;
-	void *owner; /* the driver's buffer */
+	const void *bytes; /* a struct frame_header and the frame (frame.h) */
+	uint32_t length;   /* of both */
+	void *owner;       /* the driver's buffer */
 };
 
 /* main, first of all: blocks the signals that drivers use, in this thread and all it will start. */
@@ -41,11 +41,14 @@ void port_close(struct port *port);
  * driver wakes us at all; when it does not, sleeps must be short. NULL: rings nothing any more. */
 bool port_wakes(struct port *port, struct bell *const *bell);
 
-/* Dataplane thread. Up to `capacity` frames, each one's bytes contiguous; returns how many. None
- * while nearly all of the 4,096 buffers are with the user: the frames wait in the device. */
-unsigned port_receive(struct port *port, struct port_frame *frames, unsigned capacity);
-/* Copies the frames to the driver, in order; returns how many it has taken. A frame that the device
- * can never take (longer than its MTU allows, or no frame at all) is counted as dropped and as
+/* Dataplane thread. Up to `capacity` frames, each one's bytes contiguous; returns how many. With
+ * `may_merge` TCP segments that belong together are one frame (gro.h). None while nearly all of the 4,096 buffers are with the user: the frames wait in the device. */
+unsigned port_receive(
+	struct port *port, struct port_frame *frames, unsigned capacity, bool may_merge);
+/* Copies the frames, each behind its header (frame.h), to the driver, in order, a large one in pieces
+ * (gso.h); returns how many it has taken whole. The frame behind those may be taken in part: it goes on
+ * there when it comes first the next time, at the same address. A frame that the device
+ * can never take (longer than its MTU allows, a wrong header, or no frame at all) is counted as dropped and as
  * taken, and so is every frame once the device has taken nothing for 100 ms: a link that is down
  * loses frames, it does not stop the guest. */
 unsigned port_send(struct port *port, const struct hold_output *frames, unsigned count);

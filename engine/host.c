@@ -26,6 +26,12 @@ static bool take_frame(void *context, struct port_frame *frame)
 	return taken;
 }
 
+static bool may_merge(void *context)
+{
+	const struct host *host = context;
+	return atomic_load_explicit(&host->live.may_merge, memory_order_relaxed);
+}
+
 static uint64_t acked(void *context, uint32_t session)
 {
 	const struct host *host = context;
@@ -158,8 +164,11 @@ int host_open(struct host *host, const struct config *config, const struct host_
 			&host->console, config->console, host->base, from_console, host);
 	if (!error && config->net)
 		error = port_open(&host->port, config->net);
-	const struct dataplane_user user = {
-		.take_frame = take_frame, .acked = acked, .console = to_console, .context = host};
+	const struct dataplane_user user = {.take_frame = take_frame,
+		.may_merge = may_merge,
+		.acked = acked,
+		.console = to_console,
+		.context = host};
 	if (!error)
 		error = dataplane_start(&host->dataplane, host->port, host->hold[OUTPUT_NET],
 			host->hold[OUTPUT_CONSOLE], &user);

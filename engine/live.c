@@ -7,9 +7,10 @@
 #include <sys/random.h>
 
 #define FRAME_BURST 32u
-#define FRAME_MIN 14u         /* an Ethernet header */
+#define FRAME_MIN (FRAME_HEADER + ETHER_HEADER)
 #define WAIT_NS 200000u       /* for room in the log */
 #define IDLE_NS 100000000u    /* halted without a timer; every wake-up comes by the bell */
+#define SHORT_NS 20000000u    /* until a frame that finds too few buffers is dropped */
 #define KEPT_NS 1000000u      /* halted while the log still sends frames: their buffers are few */
 #define FORGET_NS 1000000000u /* a resync ships what was changed since about then */
 
@@ -208,17 +209,36 @@ static void take_ticks(struct machine *m, uint64_t now)
 		cmos_tick(&m->board.cmos, &m->env, now);
 }
 
+/* A frame that needs more buffers than are offered waits a little, since one merged of many needs many, and
+ * what it is made of would be sent again. It does not wait for ever. */
+static bool may_deliver(struct machine *m, uint32_t length)
+{
+	struct live *live = m->live;
+	bool fits = virtio_net_fits(&m->board.net, &m->env, length);
+	if (!fits && !virtio_net_can_receive(&m->board.net, &m->env, length))
+		return false;
+	if (!fits && live->short_since == 0)
+		live->short_since = now_ns();
+	if (!fits && now_ns() - live->short_since < SHORT_NS)
+		return false;
+	live->short_since = 0;
+	return true;
+}
+
 static void take_frames(struct machine *m)
 {
 	struct port_frame *frame;
 	free_frames(m->live);
+	bool may_merge = virtio_net_takes_merged(&m->board.net);
+	if (may_merge != atomic_load_explicit(&m->live->may_merge, memory_order_relaxed))
+		atomic_store_explicit(&m->live->may_merge, may_merge, memory_order_relaxed);
 	for (unsigned n = 0; n < FRAME_BURST && (frame = frame_queue_peek(&m->live->frames)); n++) {
 		uint64_t end = 0;
 		/* Without a working driver nobody would ever take it. Nor is it a frame if the log has
 		 * no entry for its length. */
 		if (virtio_mmio_is_live(&m->board.net.mmio) && frame->length >= FRAME_MIN &&
 			frame->length <= LOG_PAYLOAD_MAX) {
-			if (!virtio_net_can_receive(&m->board.net, &m->env, frame->length))
+			if (!may_deliver(m, frame->length))
 				break;
 			if (!append(m, LOG_NET_RX, frame->bytes, frame->length, &end))
 				break;

@@ -45,10 +45,14 @@ struct live {
 	uint64_t guest_ns, host_ns, newest_ns;
 
 	struct frame_queue frames;
+	uint64_t short_since; /* the first of them finds too few buffers; 0: it does not */
 	struct byte_queue keys;
 
 	_Atomic uint64_t
 		flushed; /* LSN up to which the log has been handed over; any thread reads */
+	/* The guest takes merged frames. Said to whoever makes them; of those that are on their way
+	 * when it changes, the device drops what it must. */
+	_Atomic bool may_merge;
 	_Atomic bool beat_wanted; /* somebody wants a sign of life in the log */
 	/* Wakes the dataplane: an output may leave now, or its entry has been handed over to a log
 	 * whose acks do not ring. */

@@ -62,7 +62,8 @@ static void env_output(
 			return;
 	}
 	if (device == OUTPUT_NET)
-		announce_learn(&m->announce, bytes, length);
+		announce_learn(&m->announce, (const uint8_t *)bytes + FRAME_HEADER,
+			length - FRAME_HEADER);
 	hold_put(m->hold[device], bytes, length);
 	group->digest = XXH3_64bits_withSeed(bytes, length, group->digest);
 	group->count++;

@@ -3,34 +3,60 @@
 #include <string.h>
 
 /* Features and header: virtio 1.1, 5.1. */
+#define FEATURE_CSUM (1ull << 0)
+#define FEATURE_GUEST_CSUM (1ull << 1)
 #define FEATURE_MAC (1ull << 5)
+#define FEATURE_GUEST_TSO4 (1ull << 7)
+#define FEATURE_GUEST_TSO6 (1ull << 8)
+#define FEATURE_HOST_TSO4 (1ull << 11)
+#define FEATURE_HOST_TSO6 (1ull << 12)
+#define FEATURE_HOST_ECN (1ull << 13)
 #define FEATURE_MERGEABLE (1ull << 15)
 #define FEATURE_STATUS (1ull << 16)
+#define MERGED (FEATURE_GUEST_CSUM | FEATURE_GUEST_TSO4 | FEATURE_GUEST_TSO6)
 
 enum { QUEUE_RX, QUEUE_TX };
 
-struct net_header {
-	uint8_t flags, gso_type;
-	uint16_t header_length, gso_size, checksum_start, checksum_offset;
-	uint16_t buffers; /* how many chains a received frame fills */
-};
-_Static_assert(sizeof(struct net_header) == 12, "shared with the guest");
+/* The header in the guest's buffers is a frame's own, but for its last field: how many chains a received
+ * frame fills. */
+#define BUFFERS_AT offsetof(struct frame_header, unused)
+_Static_assert(BUFFERS_AT == 10, "shared with the guest");
 
-#define FRAME_MIN 14u /* an Ethernet header */
 #define LINK_UP 1u
+
+/* What the driver may ask for of what it asks for. */
+static void bound_header(const struct virtio_net *net, struct frame_header *header)
+{
+	uint64_t features = net->mmio.features;
+	uint8_t type = header->gso_type & (uint8_t)~FRAME_ECN;
+	bool segments = (type == FRAME_TCP4 && (features & FEATURE_HOST_TSO4)) ||
+			(type == FRAME_TCP6 && (features & FEATURE_HOST_TSO6));
+	header->unused = 0;
+	if (!(features & FEATURE_CSUM))
+		*header = (struct frame_header){0};
+	header->flags &= FRAME_NEEDS_CHECKSUM;
+	if (!(features & FEATURE_HOST_ECN))
+		header->gso_type = type;
+	if (!segments)
+		header->gso_type = FRAME_WHOLE;
+	if (header->gso_type == FRAME_WHOLE)
+		header->gso_size = header->header_length = 0;
+}
 
 static void send_chain(
 	struct virtio_net *net, struct device_env *env, const struct virtqueue_chains *chain)
 {
-	const uint64_t header = sizeof(struct net_header);
-	if (chain->bytes < header + FRAME_MIN || chain->bytes > header + OUTPUT_MAX) {
+	uint8_t frame[OUTPUT_MAX];
+	struct frame_header header;
+	if (chain->bytes < FRAME_HEADER + ETHER_HEADER || chain->bytes > sizeof frame) {
 		net->tx_dropped++;
 		return;
 	}
-	uint64_t length = chain->bytes - header;
-	uint8_t frame[OUTPUT_MAX];
-	virtqueue_copy_out(chain, header, frame, length);
-	env->output(env, OUTPUT_NET, frame, length);
+	virtqueue_copy_out(chain, 0, frame, chain->bytes);
+	memcpy(&header, frame, sizeof header);
+	bound_header(net, &header);
+	memcpy(frame, &header, sizeof header);
+	env->output(env, OUTPUT_NET, frame, chain->bytes);
 	net->tx_frames++;
 }
 
@@ -64,17 +90,22 @@ const struct virtio_kind virtio_net_kind = {
 	.id = 1,
 	.line = IRQ_NET,
 	.queues = 2,
-	.features = FEATURE_MAC | FEATURE_MERGEABLE | FEATURE_STATUS,
+	.features = FEATURE_MAC | FEATURE_MERGEABLE | FEATURE_STATUS | FEATURE_CSUM |
+		    FEATURE_HOST_TSO4 | FEATURE_HOST_TSO6 | FEATURE_HOST_ECN | MERGED,
 	.notify = notify,
 };
+
+bool virtio_net_takes_merged(const struct virtio_net *net)
+{
+	return virtio_mmio_is_live(&net->mmio) && (net->mmio.features & MERGED) == MERGED;
+}
 
 /* The buffers that a frame would fill: count 0 when it has to wait. */
 static int look_for_room(struct virtio_net *net, struct device_env *env,
 	const struct virtqueue *queue, size_t length, struct virtqueue_chains *chains)
 {
 	uint32_t most = net->mmio.features & FEATURE_MERGEABLE ? VIRTQUEUE_MAX : 1;
-	return virtqueue_look(
-		queue, env->memory, true, most, sizeof(struct net_header) + length, chains);
+	return virtqueue_look(queue, env->memory, true, most, length, chains);
 }
 
 bool virtio_net_can_receive(struct virtio_net *net, struct device_env *env, size_t length)
@@ -87,6 +118,16 @@ bool virtio_net_can_receive(struct virtio_net *net, struct device_env *env, size
 	return look_for_room(net, env, queue, length, &chains) || chains.count;
 }
 
+bool virtio_net_fits(struct virtio_net *net, struct device_env *env, size_t length)
+{
+	struct virtqueue_chains chains;
+	const struct virtqueue *queue = virtio_mmio_queue(&net->mmio, QUEUE_RX);
+	if (!queue)
+		return false;
+	return look_for_room(net, env, queue, length, &chains) || chains.bytes >= length ||
+	       (chains.count && !(net->mmio.features & FEATURE_MERGEABLE));
+}
+
 static int deliver(struct virtio_net *net, struct device_env *env, struct virtqueue *queue,
 	const void *frame, size_t length)
 {
@@ -94,15 +135,18 @@ static int deliver(struct virtio_net *net, struct device_env *env, struct virtqu
 	int error = look_for_room(net, env, queue, length, &chains);
 	if (error)
 		return error;
-	struct net_header header = {.buffers = (uint16_t)chains.count};
-	if (chains.bytes < sizeof header + length) {
+	struct frame_header header;
+	memcpy(&header, frame, sizeof header);
+	if (chains.bytes < length ||
+		((header.flags || header.gso_type) && !virtio_net_takes_merged(net))) {
 		net->rx_dropped++;
 		return 0;
 	}
-	virtqueue_copy_in(&chains, 0, &header, sizeof header);
-	virtqueue_copy_in(&chains, sizeof header, frame, length);
+	uint16_t count = (uint16_t)chains.count;
+	virtqueue_copy_in(&chains, 0, frame, length);
+	virtqueue_copy_in(&chains, BUFFERS_AT, &count, sizeof count);
 	uint16_t used = queue->used;
-	virtqueue_return(queue, env->memory, &chains, sizeof header + length);
+	virtqueue_return(queue, env->memory, &chains, length);
 	net->rx_frames++;
 	virtio_mmio_finish(&net->mmio, &virtio_net_kind, env, queue, used);
 	return 0;

@@ -1,5 +1,5 @@
 /*
- * The log's format, version 2. This file is its specification.
+ * The log's format, version 3. This file is its specification.
  *
  * The log is an endless sequence of bytes; an LSN is an offset in it. It consists of entries, each
  * directly behind the last. All numbers are little-endian; an entry starts at a multiple of 8.
@@ -28,7 +28,8 @@
  * Payloads:
  *   TICK        u32 timer (enum log_timer), u32 count, u64 guest time in ns
  *   CLOCK       u64 guest time in ns
- *   NET_RX      an Ethernet frame, 14 to LOG_PAYLOAD_MAX bytes
+ *   NET_RX      virtio's 12 bytes about a frame (virtio 1.1, 5.1.6), the last two of them zero, and
+ *               the Ethernet frame: together 26 to LOG_PAYLOAD_MAX bytes
  *   DISK_DONE   reserved for disks; no length is allowed yet
  *   CONSOLE_RX  1 to 4,096 bytes
  *   OUTPUT      u32 device (enum log_device), u32 count of outputs, u64 digest of their bytes
@@ -51,7 +52,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LOG_FORMAT_VERSION 2u
+#define LOG_FORMAT_VERSION 3u
 #define LOG_HEADER_SIZE 32u
 #define LOG_TRAILER_SIZE 8u
 #define LOG_PAYLOAD_MAX (65536u + 64u)

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "base/fail.h"
+#include "dataplane/frame.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,5 +1,6 @@
 #include "dataplane/port.h"
 #include "tests/unit/dataplane/child.h"
+#include "tests/unit/dataplane/tcp_frame.h"
 
 static struct port *port;
 
@@ -145,19 +146,28 @@ static void a_tap_that_another_process_has_is_not_shared_with_it(void **state)
 
 #define BUFFER 2048u
 
-static uint8_t frames[64][BUFFER];
+static uint8_t frames[64][FRAME_HEADER + BUFFER]; /* all to be sent as they are */
 static struct hold_output outputs[64];
 
 static void prepare(unsigned i, uint32_t number, size_t length)
 {
-	fill_frame(frames[i], length < BUFFER ? length : BUFFER, number);
-	outputs[i] = (struct hold_output){.bytes = frames[i], .length = length};
+	memset(frames[i], 0, FRAME_HEADER);
+	fill_frame(frames[i] + FRAME_HEADER, length < BUFFER ? length : BUFFER, number);
+	outputs[i] = (struct hold_output){.bytes = frames[i], .length = FRAME_HEADER + length};
+}
+
+static bool is_received(const struct port_frame *frame, size_t length, uint32_t number)
+{
+	static const uint8_t whole[FRAME_HEADER];
+	const uint8_t *bytes = frame->bytes;
+	return memcmp(bytes, whole, sizeof whole) == 0 &&
+	       is_frame(bytes + FRAME_HEADER, frame->length - FRAME_HEADER, length, number);
 }
 
 static unsigned receive_all(struct port_frame *received, unsigned capacity)
 {
 	unsigned n = 0, more;
-	while (n < capacity && (more = port_receive(port, received + n, capacity - n)) > 0)
+	while (n < capacity && (more = port_receive(port, received + n, capacity - n, true)) > 0)
 		n += more;
 	return n;
 }
@@ -175,8 +185,7 @@ static void send_and_receive(void)
 		REQUIRE(receive_all(received, 64) == 64);
 		for (unsigned i = 0; i < 64; i++) {
 			uint32_t number = round * 64 + i;
-			REQUIRE(is_frame(
-				received[i].bytes, received[i].length, 18 + number % 1497, number));
+			REQUIRE(is_received(&received[i], 18 + number % 1497, number));
 			port_frame_free(&received[i]);
 		}
 	}
@@ -200,17 +209,17 @@ static void send_impossible(void)
 	prepare(2, 2, 13); /* not even a header */
 	prepare(3, 3, 0);
 	prepare(4, 4, 1518); /* as long as a frame with a tag may be */
-	frames[4][12] = 0x81, frames[4][13] = 0x00;
+	frames[4][24] = 0x81, frames[4][25] = 0x00;
 	prepare(5, 5, 65600);
 	prepare(6, 6, 18);
 	prepare(7, 7, 1519);
-	frames[7][12] = 0x81, frames[7][13] = 0x00;
+	frames[7][24] = 0x81, frames[7][25] = 0x00;
 	REQUIRE(port_send(port, outputs, 8) == 8);
 	REQUIRE(port_dropped(port) == 5);
 	REQUIRE(receive_all(received, 64) == 3);
-	REQUIRE(is_frame(received[0].bytes, received[0].length, 1514, 1));
-	REQUIRE(received[1].length == 1518);
-	REQUIRE(is_frame(received[2].bytes, received[2].length, 18, 6));
+	REQUIRE(is_received(&received[0], 1514, 1));
+	REQUIRE(received[1].length == FRAME_HEADER + 1518);
+	REQUIRE(is_received(&received[2], 18, 6));
 	/* Nothing but such frames: taken all the same. */
 	prepare(0, 0, 5);
 	prepare(1, 1, 5000);
@@ -247,7 +256,7 @@ static void fill_device(void)
 	REQUIRE(port_dropped(port) == 2);
 	/* And when it takes frames again, none is lost any more. */
 	struct port_frame received[64];
-	REQUIRE(port_receive(port, received, 64) > 0);
+	REQUIRE(port_receive(port, received, 64, true) > 0);
 	REQUIRE(port_send(port, outputs, 1) == 1);
 	REQUIRE(port_dropped(port) == 2);
 }
@@ -266,6 +275,65 @@ static bool is_in_pool(const struct port_frame *frame)
 	port_packets(port, &base, &size);
 	const uint8_t *begin = base, *at = frame->bytes;
 	return at >= begin && at + frame->length <= begin + size;
+}
+
+/* One of 64 KiB through a wire of 1,500: more pieces than a burst, or than the wire holds at once. */
+static void send_large(void)
+{
+	need_dpdk();
+	static uint8_t large[FRAME_HEADER + 65536], end[FRAME_HEADER + 60];
+	static uint8_t stream[65536];
+	struct port_frame received[64];
+	open_port("net_ring0");
+	for (unsigned v6 = 0; v6 < 2; v6++) {
+		for (unsigned may_merge = 0; may_merge < 2; may_merge++) {
+			const struct plan plan = {.v6 = v6, .flags = TCP_ACK, .payload = 65000};
+			size_t length = make_large(large, &plan, 100);
+			struct hold_output two[2] = {{.bytes = large, .length = length},
+				{.bytes = end, .length = sizeof end}};
+			uint32_t payload = 0, frames_seen = 0;
+			unsigned taken = 0, calls = 0;
+			bool ended = false;
+			while (!ended) {
+				if (taken < 2)
+					taken += port_send(port, two + taken, 2 - taken);
+				calls++;
+				unsigned n = port_receive(port, received, 32, may_merge);
+				for (unsigned i = 0; i < n; i++) {
+					const uint8_t *frame =
+						(const uint8_t *)received[i].bytes + FRAME_HEADER;
+					uint32_t bytes = received[i].length - FRAME_HEADER;
+					if (bytes == 60) {
+						ended = true;
+					} else {
+						uint32_t data = bytes - (uint32_t)payload_at(&plan);
+						REQUIRE(frame_get32(frame + tcp_at(&plan) + 4) ==
+							payload);
+						REQUIRE(payload + data <= sizeof stream);
+						memcpy(stream + payload, frame + payload_at(&plan),
+							data);
+						payload += data;
+						frames_seen++;
+						REQUIRE(is_in_pool(&received[i]));
+					}
+					port_frame_free(&received[i]);
+				}
+				REQUIRE(n > 0 && calls < 10000);
+			}
+			REQUIRE(taken == 2 && payload == 65000);
+			REQUIRE(memcmp(stream, large + FRAME_HEADER + payload_at(&plan), 65000) ==
+				0);
+			REQUIRE(may_merge ? frames_seen < 650 / 8 : frames_seen == 650);
+		}
+	}
+	REQUIRE(port_dropped(port) == 0);
+	port_close(port);
+}
+
+static void a_large_frame_is_cut_and_what_comes_back_is_merged(void **state)
+{
+	(void)state;
+	run_in_child(send_large);
 }
 
 static void keep_everything(void)
@@ -297,9 +365,10 @@ static unsigned receive_ours(struct port_frame *received, unsigned wanted)
 {
 	unsigned n = 0;
 	while (n < wanted) {
-		if (port_receive(port, &received[n], 1) == 0)
+		if (port_receive(port, &received[n], 1, true) == 0)
 			usleep(1000); /* the alarm ends a test whose frames never come */
-		else if (is_ours(received[n].bytes, received[n].length))
+		else if (is_ours((const uint8_t *)received[n].bytes + FRAME_HEADER,
+				 received[n].length - FRAME_HEADER))
 			n++;
 		else
 			port_frame_free(&received[n]);
@@ -316,7 +385,7 @@ static void talk(const char *interface)
 	for (uint32_t i = 0; i < 40; i++) {
 		raw_send(raw, i, lengths[i % 4]);
 		receive_ours(received, 1);
-		REQUIRE(is_frame(received[0].bytes, received[0].length, lengths[i % 4], i));
+		REQUIRE(is_received(&received[0], lengths[i % 4], i));
 		REQUIRE(is_in_pool(&received[0]));
 		port_frame_free(&received[0]);
 		prepare(0, 1000 + i, lengths[i % 4]);
@@ -448,7 +517,7 @@ static void memif_side(const char *role, uint32_t mine, uint32_t theirs, int rea
 			usleep(1000);
 		} while (port_send(port, outputs, 1) == 0 || port_dropped(port) > dropped);
 		receive_ours(received, 1);
-		REQUIRE(is_frame(received[0].bytes, received[0].length, 60 + i, theirs + i));
+		REQUIRE(is_received(&received[0], 60 + i, theirs + i));
 		REQUIRE(is_in_pool(&received[0]));
 		port_frame_free(&received[0]);
 	}
@@ -507,6 +576,7 @@ int main(void)
 			a_frame_that_cannot_be_sent_is_dropped_and_counted_and_blocks_nothing),
 		cmocka_unit_test(
 			a_device_that_takes_nothing_for_long_loses_frames_instead_of_blocking),
+		cmocka_unit_test(a_large_frame_is_cut_and_what_comes_back_is_merged),
 		cmocka_unit_test(frames_that_are_kept_do_not_keep_others_from_being_sent),
 		cmocka_unit_test(a_tap_carries_frames_both_ways_and_is_gone_afterwards),
 		cmocka_unit_test(a_tap_made_before_is_used_and_stays),

@@ -128,7 +128,7 @@ static void a_full_log_stops_the_guest_not_the_log(void **state)
 	(void)state;
 	NEED_KVM();
 	struct tiny *t = tiny_busy(10 * ROUNDS), *twin = tiny_twin(t);
-	static const uint8_t frame[1500] = {2, 0, 0, 0, 0, 1, 2};
+	static const uint8_t frame[1500] = {[12] = 2, 0, 0, 0, 0, 1, 2};
 	tiny_record(t, SMALL_RING);
 	atomic_store(&t->consumed, 0);
 	for (unsigned i = 0; i < RX_COUNT; i++)
@@ -218,7 +218,7 @@ static void stop_in_a_full_log(struct tiny *t)
 {
 	tiny_record(t, SMALL_RING);
 	atomic_store(&t->consumed, 0);
-	static const uint8_t frame[1500] = {2, 0, 0, 0, 0, 1, 2};
+	static const uint8_t frame[1500] = {[12] = 2, 0, 0, 0, 0, 1, 2};
 	for (unsigned i = 0; i < RX_COUNT; i++)
 		tiny_frame(t, frame, sizeof frame);
 	tiny_start(t);
@@ -551,10 +551,10 @@ static void what_is_too_short_for_a_frame_is_thrown_away(void **state)
 {
 	(void)state;
 	NEED_KVM();
-	static const uint8_t frame[60] = {2, 0, 0, 0, 0, 1, 2};
+	static const uint8_t frame[60] = {[12] = 2, 0, 0, 0, 0, 1, 2};
 	struct tiny *t = tiny_busy(ROUNDS);
 	tiny_record(t, RING);
-	tiny_frame(t, frame, 13);
+	tiny_frame(t, frame, 25);
 	tiny_frame(t, frame, 0);
 	tiny_frame(t, frame, sizeof frame);
 	tiny_start(t);

@@ -9,7 +9,8 @@ static void the_registers_say_what_it_is(void **state)
 	assert_int_equal(get(0x08), 1);
 	assert_int_equal(get(0x0c), 0x4c504f44);
 	put(DEVICE_FEATURES_SELECT, 0);
-	assert_int_equal(get(DEVICE_FEATURES), MAC | MERGEABLE | LINK_STATUS | EVENT_IDX);
+	assert_int_equal(
+		get(DEVICE_FEATURES), MAC | MERGEABLE | LINK_STATUS | EVENT_IDX | OFFLOADS);
 	put(DEVICE_FEATURES_SELECT, 1);
 	assert_int_equal(get(DEVICE_FEATURES), 1);
 	put(DEVICE_FEATURES_SELECT, 2);
@@ -56,7 +57,7 @@ static void the_configuration_can_be_read_in_any_size(void **state)
 static void features_not_offered_are_refused(void **state)
 {
 	(void)state;
-	static const uint64_t wrong[] = {0, MAC, VERSION_1 | 1, VERSION_1 | 1ull << 28,
+	static const uint64_t wrong[] = {0, MAC, VERSION_1 | 1ull << 2, VERSION_1 | 1ull << 28,
 		VERSION_1 | 1ull << 33, VERSION_1 | 1ull << 63, UINT64_MAX};
 	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
 		put(STATUS, 0);

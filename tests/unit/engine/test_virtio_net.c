@@ -64,8 +64,8 @@ static void frames_of_a_wrong_length_are_dropped_and_counted(void **state)
 		{12, 0},
 		{12 + 13, 0},
 		{12 + 14, 14},
-		{12 + OUTPUT_MAX, OUTPUT_MAX},
-		{12 + OUTPUT_MAX + 1, 0},
+		{OUTPUT_MAX, OUTPUT_MAX - 12},
+		{OUTPUT_MAX + 1, 0},
 		{MEMORY_SIZE - BUFFERS, 0},
 	};
 	size_t dropped = 0, sent = 0;
@@ -253,6 +253,114 @@ static void asking_whether_a_frame_fits_changes_nothing(void **state)
 	free(before);
 }
 
+/* A guest's header for a frame to be sent, at BUFFERS, and the frame: what the device makes of it. */
+static void send_with(uint64_t features, struct frame_header header)
+{
+	start(features);
+	fill(BUFFERS, 12 + 60, 3);
+	memcpy(g->memory.base + BUFFERS, &header, sizeof header);
+	offer_buffer(TX, 0, BUFFERS, 12 + 60);
+	size_t sent = g->sent_count;
+	put(NOTIFY, TX);
+	assert_int_equal(g->sent_count, sent + 1);
+	assert_int_equal(g->sent_length, 60);
+}
+
+#define CSUM (1ull << 0)
+#define TSO4 (1ull << 11)
+#define TSO6 (1ull << 12)
+#define ECN (1ull << 13)
+#define MERGED (1ull << 1 | 1ull << 7 | 1ull << 8)
+
+static void a_header_asks_only_for_what_was_agreed_on(void **state)
+{
+	(void)state;
+	static const struct {
+		uint64_t features;
+		uint8_t flags, type, kept_flags, kept_type;
+	} cases[] = {
+		{0, 1, 1, 0, 0},
+		{TSO4 | TSO6 | ECN, 1, 1, 0, 0}, /* not without checksums */
+		{CSUM, 1, 0, 1, 0},
+		{CSUM, 0xff, 0, 1, 0},
+		{CSUM, 1, 1, 1, 0},
+		{CSUM | TSO4, 1, 1, 1, 1},
+		{CSUM | TSO4, 1, 4, 1, 0},
+		{CSUM | TSO4, 1, 0x81, 1, 1},
+		{CSUM | TSO4 | ECN, 1, 0x81, 1, 0x81},
+		{CSUM | TSO6, 1, 4, 1, 4},
+		{CSUM | TSO4 | TSO6 | ECN, 1, 0x80, 1, 0},
+		{CSUM | TSO4 | TSO6 | ECN, 1, 3, 1, 0}, /* UDP was not offered */
+		{CSUM | TSO4 | TSO6 | ECN, 1, 5, 1, 0},
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct frame_header header = {.flags = cases[i].flags,
+			.gso_type = cases[i].type,
+			.header_length = 54,
+			.gso_size = 1448,
+			.checksum_start = 34,
+			.checksum_offset = 16,
+			.unused = 77};
+		send_with(cases[i].features, header);
+		assert_int_equal(g->header.flags, cases[i].kept_flags);
+		assert_int_equal(g->header.gso_type, cases[i].kept_type);
+		assert_int_equal(g->header.gso_size, cases[i].kept_type ? 1448 : 0);
+		assert_int_equal(g->header.checksum_start, cases[i].features & CSUM ? 34 : 0);
+		assert_int_equal(g->header.unused, 0);
+	}
+}
+
+static void a_merged_frame_is_for_a_driver_that_agreed_to_it(void **state)
+{
+	(void)state;
+	static const struct frame_header header = {.flags = 1,
+		.gso_type = 1,
+		.header_length = 66,
+		.gso_size = 1448,
+		.checksum_start = 34,
+		.checksum_offset = 16};
+	static const uint64_t too_few[] = {
+		0, 1ull << 1, 1ull << 1 | 1ull << 7, 1ull << 7 | 1ull << 8};
+	assert_false(virtio_net_takes_merged(&g->net));
+	for (size_t i = 0; i < sizeof too_few / sizeof *too_few; i++) {
+		start(too_few[i]);
+		assert_false(virtio_net_takes_merged(&g->net));
+		offer_buffer(RX, 0, BUFFERS, 5000);
+		receive_with(&header, test_frame(3), 4000);
+		assert_int_equal(g->net.rx_dropped, i + 1);
+		assert_int_equal(load(device[RX] + 2, 2), 0);
+	}
+	start(MERGED | MERGEABLE);
+	assert_true(virtio_net_takes_merged(&g->net));
+	for (unsigned i = 0; i < 5; i++)
+		offer_buffer(RX, i, BUFFERS + 0x1000 * i, 1536);
+	receive_with(&header, frame, 4000);
+	assert_memory_equal(g->memory.base + BUFFERS, &header, 10);
+	assert_int_equal(load(BUFFERS + 10, 2), 3);
+	assert_memory_equal(g->memory.base + BUFFERS + 12, frame, 1524);
+	assert_int_equal(load(device[RX] + 2, 2), 3);
+	put(STATUS, 0);
+	assert_false(virtio_net_takes_merged(&g->net));
+}
+
+static void a_frame_fits_or_may_fit_soon_or_never(void **state)
+{
+	(void)state;
+	const size_t length = 12 + 3000;
+	assert_false(virtio_net_fits(&g->net, &g->env, length));
+	start(MERGEABLE);
+	offer_buffer(RX, 0, BUFFERS, 1536);
+	assert_false(virtio_net_fits(&g->net, &g->env, length));
+	offer_buffer(RX, 1, BUFFERS, 1536);
+	assert_true(virtio_net_fits(&g->net, &g->env, length));
+	start(0);
+	assert_false(virtio_net_fits(&g->net, &g->env, length));
+	offer_buffer(RX, 0, BUFFERS, 1536);
+	assert_true(virtio_net_fits(&g->net, &g->env, length)); /* never: dropped now */
+	store(driver[RX] + 2, 0x7000, 2);
+	assert_true(virtio_net_fits(&g->net, &g->env, length)); /* broken: told so now */
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -268,6 +376,9 @@ int main(void)
 		TEST(mergeable_buffers_share_a_frame),
 		TEST(a_header_may_be_in_pieces),
 		TEST(a_frame_that_does_not_fit_is_dropped),
+		TEST(a_header_asks_only_for_what_was_agreed_on),
+		TEST(a_merged_frame_is_for_a_driver_that_agreed_to_it),
+		TEST(a_frame_fits_or_may_fit_soon_or_never),
 		TEST(asking_whether_a_frame_fits_changes_nothing),
 	};
 	return !!cmocka_run_group_tests(tests, NULL, NULL);

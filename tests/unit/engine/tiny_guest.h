@@ -543,7 +543,7 @@ static inline void tiny_key(struct tiny *t, uint8_t key)
 	bell_ring(&t->machine.bell);
 }
 
-/* A frame whose bytes must stay: they are the test's own. */
+/* A frame, its header in front, whose bytes must stay: they are the test's own. */
 static inline void tiny_frame(struct tiny *t, const void *bytes, uint32_t length)
 {
 	const struct port_frame frame = {.bytes = bytes, .length = length};
@@ -551,8 +551,8 @@ static inline void tiny_frame(struct tiny *t, const void *bytes, uint32_t length
 	bell_ring(&t->machine.bell);
 }
 
-static const uint8_t tiny_frame_bytes[60] = {
-	2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5, 1, 2, 3};
+static const uint8_t tiny_frame_bytes[72] = {
+	[12] = 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5, 1, 2, 3};
 
 /* Starts it with a key and a frame waiting, and lets more come at odd moments until it ends. */
 static inline void tiny_run_disturbed(struct tiny *t)

@@ -161,7 +161,7 @@ static void append(struct log_writer *writer, unsigned round, const uint8_t *pay
 /* The primary. It may not wait in the kernel, so it spins. */
 static void append_all(const struct trial *trial)
 {
-	static uint8_t pool[FRAMES][FRAME], word[16];
+	static uint8_t pool[FRAMES][FRAME], word[32];
 	struct connection *c = dial();
 	struct log_writer *writer;
 	void *staging;

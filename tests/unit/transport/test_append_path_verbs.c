@@ -182,7 +182,7 @@ static void from_append_to_ack_the_only_system_call_is_the_drivers(void **state)
 	calls = allocations = 0;
 	for (unsigned i = 0; i < ENTRIES && has_clock; i++) {
 		/* Small ones and frames. */
-		assert_int_equal(append_one(&path, i % 3 ? 24 : 1500, &end), 0);
+		assert_int_equal(append_one(&path, i % 3 ? 32 : 1500, &end), 0);
 		assert_int_equal(take_one(&path), 0);
 	}
 	prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0);

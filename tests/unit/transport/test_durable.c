@@ -132,7 +132,7 @@ static int append(struct written *w, uint32_t longest)
 	uint64_t length = 0;
 	for (uint64_t n = next_random(&w->random) % 3 + 1; n > 0; n--)
 		length += encode(w, bytes + length,
-			(uint32_t)(14 + next_random(&w->random) % (longest - 13)));
+			(uint32_t)(26 + next_random(&w->random) % (longest - 25)));
 	int error = durable_append(w->durable, bytes, length);
 	free(bytes);
 	return error;
@@ -268,7 +268,7 @@ static void the_last_byte_of_the_area_is_used(void **state)
 	assert_int_equal(w->next, START + AREA);
 	persist(w);
 	look(w, w->file->path);
-	length = encode(w, bytes, 14);
+	length = encode(w, bytes, 26);
 	assert_int_equal(durable_append(w->durable, bytes, length), -ENOSPC);
 	free(bytes);
 	end(w);

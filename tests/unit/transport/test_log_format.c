@@ -12,7 +12,7 @@ static const struct sample {
 } samples[] = {
 	{LOG_TICK, 16},
 	{LOG_CLOCK, 8},
-	{LOG_NET_RX, 14},
+	{LOG_NET_RX, 26},
 	{LOG_NET_RX, 99},
 	{LOG_NET_RX, 1514},
 	{LOG_NET_RX, LOG_PAYLOAD_MAX},
@@ -322,8 +322,8 @@ static void kinds_that_do_not_exist_are_refused(void **state)
 		uint16_t value = (uint16_t)kind;
 		log_encode(whole, SECRET, LSN, LOG_CONSOLE_RX, 1, 1, payload, 16);
 		change_header(whole, 20, &value, sizeof value);
-		bool right = kind == LOG_TICK || kind == LOG_OUTPUT || kind == LOG_NET_RX ||
-			     kind == LOG_CONSOLE_RX || kind == LOG_PAGE || kind == LOG_COMMIT || kind == LOG_RANDOM;
+		bool right = kind == LOG_TICK || kind == LOG_OUTPUT || kind == LOG_CONSOLE_RX ||
+			     kind == LOG_RANDOM || kind == LOG_PAGE || kind == LOG_COMMIT;
 		assert_int_equal(judge(whole, log_entry_size(16)), right ? LOG_VALID : LOG_PARTIAL);
 	}
 }
@@ -341,7 +341,7 @@ static void lengths_that_a_kind_does_not_allow_are_refused(void **state)
 			bool right = kind == LOG_TICK || kind == LOG_OUTPUT    ? length == 16
 				     : kind == LOG_CLOCK || kind == LOG_MARK   ? length == 8
 				     : kind == LOG_RELEASED || kind == LOG_END ? length == 8
-				     : kind == LOG_NET_RX                      ? length >= 14
+				     : kind == LOG_NET_RX                      ? length >= 26
 				     : kind == LOG_PAGE                        ? length >= 8
 				     : kind == LOG_COMMIT                      ? length >= 16
 				     : kind == LOG_RANDOM                      ? length <= 256

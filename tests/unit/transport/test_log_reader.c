@@ -123,7 +123,7 @@ static void positions_may_stay_but_never_go_back(void **state)
 	static const struct {
 		enum log_kind kind;
 		uint32_t length;
-	} kinds[] = {{LOG_TICK, 16}, {LOG_CLOCK, 8}, {LOG_NET_RX, 20}, {LOG_OUTPUT, 16},
+	} kinds[] = {{LOG_TICK, 16}, {LOG_CLOCK, 8}, {LOG_NET_RX, 26}, {LOG_OUTPUT, 16},
 		{LOG_MARK, 8}, {LOG_RELEASED, 8}, {LOG_END, 8}};
 	struct log_reader reader;
 	struct log_entry entry;
@@ -190,7 +190,7 @@ static int count_entries(const uint8_t *bytes, uint64_t size, uint64_t start)
 static void a_file_cut_anywhere_ends_with_its_last_whole_entry(void **state)
 {
 	(void)state;
-	static const uint32_t lengths[] = {60, 8, 14, 100, 8};
+	static const uint32_t lengths[] = {60, 8, 26, 100, 8};
 	enum { COUNT = 5 };
 	uint8_t file[1024];
 	uint64_t start = 1ull << 33, ends[COUNT], size = 0;

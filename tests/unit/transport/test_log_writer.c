@@ -126,7 +126,7 @@ static int fresh(void **state)
 /* A frame whose bytes and length follow from its number, which is also its position. */
 static uint32_t frame_length(uint64_t number)
 {
-	return 14 + (uint32_t)(mix64(number) % 1501);
+	return 26 + (uint32_t)(mix64(number) % 1501);
 }
 
 static int append(uint64_t number, uint64_t *end)
@@ -321,15 +321,15 @@ static void a_lent_payload_is_sent_from_where_it_lies_and_never_copied(void **st
 	assert_int_equal(log_writer_append(writer, LOG_NET_RX, 0, 0, payload, 1501, &ends[0]), 0);
 	/* As close to the lent memory as can be, and not of it. */
 	assert_int_equal(log_writer_append(writer, LOG_NET_RX, 1, 0, other, 100, &ends[1]), 0);
-	assert_int_equal(log_writer_append(writer, LOG_NET_RX, 2, 0, payload + sizeof payload - 14,
-				 14, &ends[2]),
+	assert_int_equal(log_writer_append(writer, LOG_NET_RX, 2, 0, payload + sizeof payload - 30,
+				 30, &ends[2]),
 		0);
 	assert_int_equal(log_writer_flush(writer), 0);
 	assert_int_equal(far.writes, 1);
 	assert_int_equal(far.pending_count, 5);
 	const struct iovec wanted[] = {{staging, LOG_HEADER_SIZE}, {payload, 1501},
 		{staging + LOG_HEADER_SIZE + 1501, ends[1] - 1501},
-		{payload + sizeof payload - 14, 14}, {staging + ends[2] - 2 - 8, 2 + 8}};
+		{payload + sizeof payload - 30, 30}, {staging + ends[2] - 2 - 8, 2 + 8}};
 	for (unsigned i = 0; i < 5; i++) {
 		assert_ptr_equal(far.pending[i].piece.iov_base, wanted[i].iov_base);
 		assert_int_equal(far.pending[i].piece.iov_len, wanted[i].iov_len);
@@ -337,13 +337,13 @@ static void a_lent_payload_is_sent_from_where_it_lies_and_never_copied(void **st
 	/* Its place in the staging ring is as it was. */
 	for (unsigned i = 0; i < 1501; i++)
 		assert_int_equal(staging[LOG_HEADER_SIZE + i], 0xee);
-	for (unsigned i = 0; i < 14; i++)
+	for (unsigned i = 0; i < 30; i++)
 		assert_int_equal(staging[ends[1] + LOG_HEADER_SIZE + i], 0xee);
 	assert_int_equal(log_writer_written(writer), 0);
 	deliver();
 	assert_int_equal(log_writer_written(writer), ends[2]);
 	struct log_entry entry;
-	const uint8_t *const bytes[] = {payload, other, payload + sizeof payload - 14};
+	const uint8_t *const bytes[] = {payload, other, payload + sizeof payload - 30};
 	for (unsigned i = 0; i < 3; i++) {
 		assert_int_equal(log_reader_peek(&far.reader, &entry), LOG_VALID);
 		assert_memory_equal(entry.payload, bytes[i], entry.length);

@@ -531,7 +531,7 @@ static void a_full_ring_stops_the_writer_and_loses_nothing(void **state)
 	for (unsigned lap = 0; lap < 24; lap++) {
 		int error;
 		while ((error = log_writer_append(writer, LOG_NET_RX, sent, 0, payload,
-				14 + (uint32_t)(sent * 131 % 1500), NULL)) == 0) {
+				26 + (uint32_t)(sent * 131 % 1500), NULL)) == 0) {
 			/* Entries that wrap keep to the source's twofold size. */
 			assert_int_equal(log_writer_flush(writer), 0);
 			sent++;

@@ -24,8 +24,8 @@ static uint32_t entry_length(uint64_t number)
 {
 	uint64_t word = mix64(number);
 	if (word % 512 == 0)
-		return 14 + (uint32_t)(word >> 32) % 40000;
-	return 14 + (uint32_t)(word >> 32) % (word % 16 == 0 ? 1500 : 200);
+		return 26 + (uint32_t)(word >> 32) % 40000;
+	return 26 + (uint32_t)(word >> 32) % (word % 16 == 0 ? 1500 : 200);
 }
 
 static const uint8_t *entry_bytes(uint64_t number)

@@ -28,7 +28,7 @@ static const struct recording_origin origin = {.vm = "ledger",
 static const struct recording_origin stateless = {
 	.secret = 1, .memory = memory, .memory_size = MEMORY};
 
-static const uint32_t lengths[] = {60, 14, 100};
+static const uint32_t lengths[] = {60, 26, 100};
 #define FRAMES (sizeof lengths / sizeof lengths[0])
 
 static void write_recording(void)
