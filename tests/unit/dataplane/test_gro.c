@@ -119,6 +119,10 @@ static void a_shorter_segment_or_PSH_is_the_last(void **state)
 	plan.flags = TCP_ACK, plan.payload = 999;
 	lengths[2] = make_frame(segments[2], &plan, false);
 	assert_int_equal(merge(0, 4, MOST), 3);
+	plan.sequence = 2005 + 999; /* even if the stream goes on directly behind */
+	lengths[3] = make_frame(segments[3], &plan, false);
+	assert_int_equal(merge(0, 4, MOST), 3);
+	plan.sequence = 2005;
 	/* A longer one does not belong to it. */
 	plan.payload = 1001;
 	lengths[2] = make_frame(segments[2], &plan, false);
@@ -137,6 +141,17 @@ static void nothing_but_plain_data_begins(void **state)
 	}
 	const struct plan empty = {.flags = TCP_ACK};
 	assert_false(gro_begin(&gro, segments[0], make_frame(segments[0], &empty, false)));
+}
+
+static void a_frame_cut_short_is_left_alone(void **state)
+{
+	(void)state;
+	struct gro gro;
+	const struct plan plan = {.flags = TCP_ACK, .payload = 100};
+	size_t whole = make_frame(segments[0], &plan, false);
+	for (size_t length = 0; length < whole; length++)
+		assert_false(gro_begin(&gro, segments[0], length));
+	assert_true(gro_begin(&gro, segments[0], whole));
 }
 
 static void padding_is_no_payload(void **state)
@@ -209,6 +224,7 @@ int main(void)
 		cmocka_unit_test(a_wrong_checksum_is_left_for_the_guest_to_see),
 		cmocka_unit_test(a_shorter_segment_or_PSH_is_the_last),
 		cmocka_unit_test(nothing_but_plain_data_begins),
+		cmocka_unit_test(a_frame_cut_short_is_left_alone),
 		cmocka_unit_test(padding_is_no_payload),
 		cmocka_unit_test(it_ends_where_the_room_or_IPs_length_does),
 		cmocka_unit_test(hostile_frames_are_survived),
