@@ -1,5 +1,7 @@
 #include "engine/acpi.h"
 
+#include "engine/board.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -98,6 +100,55 @@ static const uint8_t definitions[] = {
 	0x0a, SLEEP_TYPE_5, 0x00, 0x00, /* ZeroOp */
 };
 
+/*
+ * Device (VIOn) {Name (_HID, "LNRO0005") Name (_UID, n) Name (_CRS, ResourceTemplate () {Memory32Fixed
+ * (ReadWrite, address, size) Interrupt (ResourceConsumer, Level, ActiveHigh, Exclusive) {line}})}: what
+ * Linux knows a virtio-mmio device by. A length counts its own byte and all that follows of its object.
+ */
+struct virtio_definition {
+	uint8_t device[3];
+	char name[4];
+	uint8_t hid[15], uid[6], number, crs[9], memory[4];
+	uint32_t address, size;
+	uint8_t interrupt[5];
+	uint32_t line;
+	uint8_t end[2];
+} __attribute__((packed));
+_Static_assert(sizeof(struct virtio_definition) == 61, "the length in it");
+
+/* Scope (\_SB) with the devices; its length takes two bytes, the low four bits first. */
+struct virtio_definitions {
+	uint8_t scope[8];
+	struct virtio_definition device[BOARD_VIRTIO];
+} __attribute__((packed));
+#define SCOPE_LENGTH (sizeof(struct virtio_definitions) - 1)
+
+static void define_virtio(struct virtio_definitions *all)
+{
+	static const struct virtio_definition template = {
+		.device = {0x5b, 0x82, sizeof template - 2},
+		.name = {'V', 'I', 'O', '0'},
+		.hid = {0x08, '_', 'H', 'I', 'D', 0x0d, 'L', 'N', 'R', 'O', '0', '0', '0', '5', 0},
+		.uid = {0x08, '_', 'U', 'I', 'D', 0x0a},
+		.crs = {0x08, '_', 'C', 'R', 'S', 0x11, 26, 0x0a, 23}, /* a buffer of 23 bytes */
+		.memory = {0x86, 9, 0, 1},
+		.interrupt = {0x89, 6, 0, 1, 1},
+		.end = {0x79, 0},
+	};
+	static const uint8_t scope[8] = {
+		0x10, 0x40 | (SCOPE_LENGTH & 0xf), SCOPE_LENGTH >> 4, 0x5c, '_', 'S', 'B', '_'};
+	memcpy(all->scope, scope, sizeof scope);
+	for (unsigned i = 0; i < BOARD_VIRTIO; i++) {
+		struct virtio_definition *device = &all->device[i];
+		*device = template;
+		device->name[3] = (char)('0' + i);
+		device->number = (uint8_t)i;
+		device->address = (uint32_t)board_virtio[i].address;
+		device->size = board_virtio[i].size;
+		device->line = board_virtio[i].line;
+	}
+}
+
 static uint8_t sum(const void *bytes, size_t length)
 {
 	uint8_t total = 0;
@@ -195,8 +246,10 @@ int acpi_build(struct guest_memory *memory, gpa at)
 	struct {
 		struct table head;
 		uint8_t definitions[sizeof definitions];
+		struct virtio_definitions virtio;
 	} __attribute__((packed)) dsdt = {.head = head_of("DSDT", 2, sizeof dsdt)};
 	memcpy(dsdt.definitions, definitions, sizeof definitions);
+	define_virtio(&dsdt.virtio);
 	_Static_assert(
 		AT_DSDT + sizeof dsdt <= ACPI_TABLES_SIZE && AT_FADT + sizeof fadt <= AT_DSDT,
 		"the tables do not overlap");

@@ -2,7 +2,7 @@
  * ACPI, as little of it as lets a guest switch off and restart the way it does on a real board, and count
  * time by one port access.
  *
- * The tables: RSDP, XSDT, FADT, FACS and a DSDT that has \_S5 and nothing else. There is no MADT, since
+ * The tables: RSDP, XSDT, FADT, FACS and a DSDT that has \_S5 and the virtio devices. There is no MADT, since
  * there is no APIC: a guest stays with the PIC. There is no power button and no general-purpose event, the
  * machine is always in ACPI mode, and what the FADT says of the rest of the board: no VGA, no keyboard
  * controller, no MSI; a CMOS clock; devices at their customary ISA addresses.

@@ -26,7 +26,7 @@ struct board {
 	uint32_t pad;
 };
 
-/* Where the virtio devices are: a guest without firmware tables is told on its command line. */
+/* Where the virtio devices are: acpi.c tells the guest. */
 #define BOARD_VIRTIO 3u
 struct board_virtio {
 	uint64_t address;

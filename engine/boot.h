@@ -28,7 +28,7 @@
 #define BOOT_COMMAND_DEFAULT                                                                       \
 	"console=ttyS0 pci=off noapic nolapic notsc no_timer_check lpj=1000000 io_delay=none "     \
 	"randomize_kstack_offset=off "                                                             \
-	"transparent_hugepage=never virtio_mmio.device=512@0xd0000000:5"
+	"transparent_hugepage=never"
 
 /* `initrd` may be NULL; `append` follows the default command line. `entry` is where the kernel starts.
  * -ENOEXEC: not such a file, or damaged; -E2BIG: it does not fit into the memory, or the command line is

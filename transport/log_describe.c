@@ -292,7 +292,11 @@ void log_describe(const struct log_entry *entry, uint64_t time_ns, char *text, s
 		add(&line, "the guest reads its clock");
 		break;
 	case LOG_NET_RX:
-		add_frame(&line, (struct bytes){entry->payload, entry->length});
+		add_frame(&line, (struct bytes){entry->payload + LOG_FRAME_HEADER,
+					 entry->length - LOG_FRAME_HEADER});
+		if (entry->payload[1])
+			add(&line, ", merged of segments of %u bytes",
+				entry->payload[4] | (unsigned)entry->payload[5] << 8);
 		break;
 	case LOG_CONSOLE_RX:
 		add(&line, "typed ");
@@ -313,6 +317,9 @@ void log_describe(const struct log_entry *entry, uint64_t time_ns, char *text, s
 		break;
 	case LOG_RELEASED:
 		add(&line, "outputs up to LSN %llu have left", (unsigned long long)word);
+		break;
+	case LOG_RANDOM:
+		add(&line, "the guest asks for random bytes");
 		break;
 	case LOG_END:
 		add_ending(&line, entry);

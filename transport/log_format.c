@@ -14,8 +14,6 @@ enum { PURPOSE_STAMP = 1, PURPOSE_CRC = 3 };
 _Static_assert(offsetof(struct log_header, crc) == 28, "the format's bytes");
 _Static_assert(LOG_PAYLOAD_MAX % 8 == 0, "the largest entry has no padding");
 
-#define FRAME_HEADER 12u /* in front of a received frame */
-
 static const struct kind {
 	const char *name;
 	uint32_t shortest, longest; /* payload bytes; none are allowed where longest < shortest */
@@ -23,7 +21,7 @@ static const struct kind {
 	[0] = {"?", 1, 0},
 	[LOG_TICK] = {"TICK", sizeof(struct log_tick), sizeof(struct log_tick)},
 	[LOG_CLOCK] = {"CLOCK", 8, 8},
-	[LOG_NET_RX] = {"NET_RX", FRAME_HEADER + 14, LOG_PAYLOAD_MAX},
+	[LOG_NET_RX] = {"NET_RX", LOG_FRAME_HEADER + 14, LOG_PAYLOAD_MAX},
 	[LOG_DISK_DONE] = {"DISK_DONE", 1, 0},
 	[LOG_CONSOLE_RX] = {"CONSOLE_RX", 1, 4096},
 	[LOG_OUTPUT] = {"OUTPUT", sizeof(struct log_output), sizeof(struct log_output)},

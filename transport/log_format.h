@@ -55,6 +55,7 @@
 #define LOG_FORMAT_VERSION 3u
 #define LOG_HEADER_SIZE 32u
 #define LOG_TRAILER_SIZE 8u
+#define LOG_FRAME_HEADER 12u /* in front of a received frame */
 #define LOG_PAYLOAD_MAX (65536u + 64u)
 
 enum log_kind {

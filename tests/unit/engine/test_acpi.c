@@ -1,4 +1,4 @@
-#include "engine/acpi.h"
+#include "engine/board.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -77,11 +77,37 @@ static void the_tables_lead_to_one_another_and_add_up(void **state)
 	assert_memory_equal(memory_read_ptr(&memory, gpa_of(facs), 4), "FACS", 4);
 	assert_int_equal(number(facs + 4, 4), 64);
 	assert_int_equal(number(facs + 32, 1), 1);
-	/* Its whole program: the values for \_S5, as one package. */
-	assert_int_equal(table(dsdt, "DSDT"), 36 + 15);
+	/* Its program: the values for \_S5, as one package, and the virtio devices. */
+	assert_int_equal(table(dsdt, "DSDT"), 36 + 15 + 8 + 61 * BOARD_VIRTIO);
 	static const uint8_t s5[] = {
 		0x08, '\\', '_', 'S', '5', '_', 0x12, 8, 4, 0x0a, 5, 0x0a, 5, 0, 0};
 	assert_memory_equal(memory_read_ptr(&memory, gpa_of(dsdt + 36), 15), s5, 15);
+}
+
+/* Byte by byte what a compiler makes of their description; only places and lines differ. */
+static void the_virtio_devices_are_described_where_they_are(void **state)
+{
+	(void)state;
+	static const char scope[] = "\x10\x4e\x0b\x5c_SB_";
+	static const char begin[] = "\x5b\x82\x3bVIO", id[] = "\x08_HID\x0dLNRO0005\0\x08_UID\x0a",
+			  places[] = "\x08_CRS\x11\x1a\x0a\x17\x86\x09\0\1",
+			  lines[] = "\x89\6\0\1\1";
+	assert_int_equal(acpi_build(&memory, gpa_of(AT)), 0);
+	uint64_t at = number(number(number(AT + 24, 8) + 36, 8) + 140, 8) + 36 + 15;
+	assert_memory_equal(memory_read_ptr(&memory, gpa_of(at), 8), scope, 8);
+	at += 8;
+	for (unsigned i = 0; i < BOARD_VIRTIO; i++, at += 61) {
+		assert_memory_equal(memory_read_ptr(&memory, gpa_of(at), 6), begin, 6);
+		assert_int_equal(number(at + 6, 1), '0' + i);
+		assert_memory_equal(memory_read_ptr(&memory, gpa_of(at + 7), 21), id, 21);
+		assert_int_equal(number(at + 28, 1), i);
+		assert_memory_equal(memory_read_ptr(&memory, gpa_of(at + 29), 13), places, 13);
+		assert_int_equal(number(at + 42, 4), board_virtio[i].address);
+		assert_int_equal(number(at + 46, 4), board_virtio[i].size);
+		assert_memory_equal(memory_read_ptr(&memory, gpa_of(at + 50), 5), lines, 5);
+		assert_int_equal(number(at + 55, 4), board_virtio[i].line);
+		assert_int_equal(number(at + 59, 2), 0x79);
+	}
 }
 
 static void an_address_is(uint64_t at, unsigned bits, unsigned access, uint64_t port)
@@ -229,6 +255,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(
 			the_tables_lead_to_one_another_and_add_up, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			the_virtio_devices_are_described_where_they_are, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_fadt_describes_this_board, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			tables_that_do_not_fit_are_refused, set_up, tear_down),

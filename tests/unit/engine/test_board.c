@@ -270,7 +270,7 @@ static void the_card_ends_where_its_registers_do(void **state)
 	assert_int_equal(load(MMIO_NET + MMIO_VIRTIO_SIZE - 4, 8), UINT64_MAX); /* half outside */
 }
 
-static void every_virtio_device_is_where_the_command_line_says(void **state)
+static void every_virtio_device_is_where_the_guest_is_told(void **state)
 {
 	(void)state;
 	static const uint32_t ids[BOARD_VIRTIO] = {1, 3, 4};
@@ -431,7 +431,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			the_card_ends_where_its_registers_do, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
-			every_virtio_device_is_where_the_command_line_says, set_up, tear_down),
+			every_virtio_device_is_where_the_guest_is_told, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			typed_bytes_go_to_the_virtio_console_once_it_has_spoken, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
