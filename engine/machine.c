@@ -62,8 +62,8 @@ static void env_output(
 			return;
 	}
 	if (device == OUTPUT_NET)
-		announce_learn(&m->announce, (const uint8_t *)bytes + FRAME_HEADER,
-			length - FRAME_HEADER);
+		announce_learn(
+			&m->announce, (const uint8_t *)bytes + FRAME_HEADER, length - FRAME_HEADER);
 	hold_put(m->hold[device], bytes, length);
 	group->digest = XXH3_64bits_withSeed(bytes, length, group->digest);
 	group->count++;
@@ -344,8 +344,11 @@ void machine_join(struct machine *m)
 int machine_create(struct machine *m, uint64_t memory_size, const uint8_t mac[6])
 {
 	memset(m, 0, sizeof *m);
-	m->env = (struct device_env){
-		.memory = &m->memory, .clock = env_clock, .random = env_random, .output = env_output, .irq = env_irq};
+	m->env = (struct device_env){.memory = &m->memory,
+		.clock = env_clock,
+		.random = env_random,
+		.output = env_output,
+		.irq = env_irq};
 	memcpy(m->announce.mac, mac, 6);
 	pthread_mutex_init(&m->call_lock, NULL);
 	int error = memory_create(&m->memory, memory_size);

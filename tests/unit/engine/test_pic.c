@@ -334,8 +334,8 @@ static void a_line_that_is_wired_as_a_level_stays_one(void **state)
 	pic_write(&pic, 0x4d0, 0x00);
 	pic_write(&pic, 0x4d1, 0x02); /* as Linux does for its SCI */
 	assert_int_equal(pic_read(&pic, 0x4d0), 1u << IRQ_NET);
-	assert_int_equal(pic_read(&pic, 0x4d1),
-		0x02 | 1u << (IRQ_CONSOLE - 8) | 1u << (IRQ_RNG - 8));
+	assert_int_equal(
+		pic_read(&pic, 0x4d1), 0x02 | 1u << (IRQ_CONSOLE - 8) | 1u << (IRQ_RNG - 8));
 	pic_set_line(&pic, IRQ_NET, true);
 	for (unsigned i = 0; i < 3; i++) {
 		assert_int_equal(pic_acknowledge(&pic), 0x30 + IRQ_NET);

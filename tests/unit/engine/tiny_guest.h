@@ -376,7 +376,8 @@ static inline void tiny_gate(struct tiny *t, uint8_t vector, const uint8_t *hand
 
 static inline void tiny_net_register(struct tiny *t, uint32_t offset, uint32_t value)
 {
-	virtio_mmio_write(&t->machine.board.net.mmio, &virtio_net_kind, &t->machine.env, offset, 4, value);
+	virtio_mmio_write(
+		&t->machine.board.net.mmio, &virtio_net_kind, &t->machine.env, offset, 4, value);
 }
 
 /* The driver's work for the receive queue: many buffers, none of which is offered again. */
