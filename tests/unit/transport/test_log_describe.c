@@ -45,6 +45,7 @@ static void an_entry_is_one_line_of_words(void **state)
 	assert_described(LOG_CLOCK, &word, 8, ": the guest reads its clock");
 	assert_described(LOG_MARK, &word, 8, ": every position below 99 is left");
 	assert_described(LOG_RELEASED, &word, 8, ": outputs up to LSN 99 have left");
+	assert_described(LOG_RANDOM, "\x00\xff\x0e", 3, ": the guest asks for random bytes");
 	assert_described(LOG_CONSOLE_RX, "a\"\n", 3, ": typed \"a\\x22\\x0a\"");
 	assert_described(LOG_CONSOLE_RX, "0123456789012345678901234567890123456789", 40,
 		": typed \"01234567890123456789012345678901\"...");
@@ -92,7 +93,8 @@ static void an_end_says_why(void **state)
 
 #define TO "\x52\x54\x00\x00\x00\x02"
 #define FROM "\x52\x54\x00\x00\x00\x01"
-#define ETHERNET(type) TO FROM type
+#define HEADER "\0\0\0\0\0\0\0\0\0\0\0\0"
+#define ETHERNET(type) HEADER TO FROM type
 /* Of a packet of `total` bytes. */
 #define IPV4(total, fragment, protocol)                                                            \
 	ETHERNET("\x08\x00")                                                                       \
@@ -170,13 +172,13 @@ static void a_frame_that_lies_about_itself_is_not_believed(void **state)
 	uint64_t random = 5;
 	char text[256];
 	for (unsigned i = 0; i < FRAMES; i++) {
-		for (uint32_t length = 14; length <= frames[i].length; length++) {
+		for (uint32_t length = 26; length <= frames[i].length; length++) {
 			for (unsigned round = 0; round < 20; round++) {
 				uint8_t *frame = malloc(length);
 				assert_non_null(frame);
 				memcpy(frame, frames[i].bytes, length);
 				if (round > 0)
-					frame[12 + next_random(&random) % (length - 12)] =
+					frame[24 + next_random(&random) % (length - 24)] =
 						(uint8_t)next_random(&random);
 				struct log_entry entry = entry_of(LOG_NET_RX, frame, length);
 				log_describe(&entry, 0, text, sizeof text);
