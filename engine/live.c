@@ -391,13 +391,19 @@ static bool would_raise(const struct machine *m, unsigned line)
 static bool frame_waits(struct machine *m)
 {
 	const struct port_frame *frame = frame_queue_peek(&m->live->frames);
-	return frame && (m->board.net.status & (4u | 64u)) == 4u && would_raise(m, IRQ_NET) &&
+	return frame && virtio_mmio_is_live(&m->board.net.mmio) && would_raise(m, IRQ_NET) &&
 	       virtio_net_can_receive(&m->board.net, &m->env, frame->length);
 }
 
 static bool tick_waits(struct machine *m, uint64_t now)
 {
 	return pit_due(&m->board.pit, now) > 0 && would_raise(m, IRQ_PIT);
+}
+
+static bool keys_wait(struct machine *m)
+{
+	return byte_queue_waits(&m->live->keys) && board_keys_room(&m->board, &m->env, 1) > 0 &&
+	       (would_raise(m, IRQ_UART) || would_raise(m, IRQ_CONSOLE));
 }
 
 /* Whether there is an interrupt that the guest would take now, and how long it has waited. */
@@ -409,8 +415,7 @@ static bool waits(struct machine *m, uint64_t *waited)
 	bool tick = tick_waits(m, now);
 	if (tick)
 		*waited = now - pit_deadline(&m->board.pit);
-	if (!pic_pending(&m->board.pic) && !frame_waits(m) &&
-		!(byte_queue_waits(&live->keys) && would_raise(m, IRQ_UART))) {
+	if (!pic_pending(&m->board.pic) && !frame_waits(m) && !keys_wait(m)) {
 		live->waits_ns = 0;
 		return tick;
 	}
