@@ -43,7 +43,7 @@ static void an_entry_is_one_line_of_words(void **state)
 	assert_described(LOG_TICK, &once, sizeof once, ": the CMOS clock has ticked once");
 	assert_described(LOG_TICK, &strange, sizeof strange, ": timer 9 has ticked once");
 	assert_described(LOG_CLOCK, &word, 8, ": the guest reads its clock");
-	assert_described(LOG_MARK, &word, 8, ": every position below 99 is left");
+	assert_described(LOG_MARK, &word, 8, ": position 99 is reached");
 	assert_described(LOG_RELEASED, &word, 8, ": outputs up to LSN 99 have left");
 	assert_described(LOG_RANDOM, "\x00\xff\x0e", 3, ": the guest asks for random bytes");
 	assert_described(LOG_CONSOLE_RX, "a\"\n", 3, ": typed \"a\\x22\\x0a\"");
