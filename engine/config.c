@@ -156,9 +156,9 @@ static const struct {
 			 0}},
 	{RUN | PRIMARY | STANDBY,
 		{"interrupt-wait", KEY_INTERRUPT_WAIT, "MS", 0,
-			"how long an interrupt of a guest that is recorded or protected may wait "
-			"for the guest to do I/O, until it is taken by a resync: 1 to 10000 "
-			"(default: 10)",
+			"for how long a guest that is recorded or protected may compute without "
+			"any I/O while an interrupt waits, until that is taken by a resync: 1 to "
+			"10000 (default: 10)",
 			0}},
 	{STANDBY, {"when-diverged", KEY_WHEN_DIVERGED, "rejoin|end", 0,
 			  "what a backup does when it is not what its primary is: forget its "

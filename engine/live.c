@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 #define FRAME_BURST 32u
 #define FRAME_MIN (FRAME_HEADER + ETHER_HEADER)
@@ -406,26 +407,35 @@ static bool keys_wait(struct machine *m)
 	       (would_raise(m, IRQ_UART) || would_raise(m, IRQ_CONSOLE));
 }
 
-/* Whether there is an interrupt that the guest would take now, and how long it has waited. */
+/* What this thread, and the guest in it, have had of a processor. */
+static uint64_t run_ns(void)
+{
+	struct timespec ran;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ran);
+	return (uint64_t)ran.tv_sec * 1000000000u + (uint64_t)ran.tv_nsec;
+}
+
+/*
+ * Whether there is an interrupt that the guest would take now, and for how long the guest has computed since
+ * that was first seen. Only that counts: a guest that stands still, because its host is busy or its backup is
+ * slow, would take the interrupt at its next exit.
+ */
 static bool waits(struct machine *m, uint64_t *waited)
 {
 	struct live *live = m->live;
-	uint64_t now = guest_now(live), host = now_ns();
+	uint64_t ran = run_ns();
 	*waited = 0;
-	bool tick = tick_waits(m, now);
-	if (tick)
-		*waited = now - pit_deadline(&m->board.pit);
-	if (!pic_pending(&m->board.pic) && !frame_waits(m) && !keys_wait(m)) {
+	if (!tick_waits(m, guest_now(live)) && !pic_pending(&m->board.pic) && !frame_waits(m) &&
+		!keys_wait(m)) {
 		live->waits_ns = 0;
-		return tick;
+		return false;
 	}
 	/* One that was taken meanwhile may have been what waited. */
 	if (live->waits_ns == 0 || live->waits_interrupts != m->interrupts) {
-		live->waits_ns = host;
+		live->waits_ns = ran;
 		live->waits_interrupts = m->interrupts;
 	}
-	if (host - live->waits_ns > *waited)
-		*waited = host - live->waits_ns;
+	*waited = ran - live->waits_ns;
 	return true;
 }
 

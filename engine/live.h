@@ -31,12 +31,12 @@ struct live {
 	_Atomic uint64_t
 		stops; /* times that the guest has stood still for want of room in the log */
 	/*
-	 * Fairness: how long an interrupt may wait while the guest does not leave KVM, until it is taken
-	 * by a resync; alone it is taken at once. 0: for ever. The vCPU thread is alarmed to look.
+	 * Fairness: for how long the guest may compute without leaving KVM while an interrupt waits, until
+	 * it is taken by a resync; alone it is taken at once. 0: for ever. The vCPU thread is alarmed to look.
 	 */
 	uint64_t wait_ns;
 	uint64_t alarm_ns;         /* the next one, unless it is over */
-	uint64_t waits_ns;         /* when one was first seen to wait, 0: none is */
+	uint64_t waits_ns;         /* what the thread had run when one was first seen; 0: none waits */
 	uint64_t waits_interrupts; /* how many the guest had taken by then */
 	uint64_t forgot_ns;        /* guest time: what was changed before is not shipped */
 	struct resync_counters resyncs;
