@@ -16,6 +16,9 @@ IMAGE_LACKS=''
 IMAGE_MODULES="virtio_pci virtio_console virtio_net 9pnet_virtio 9p bridge veth tun ccp kvm-amd
 crc32_generic rdma_ucm rdma_rxe virtio_blk crc32c_generic ext4"
 
+# And in a stock guest.
+IMAGE_GUEST_MODULES="virtio_mmio virtio_net virtio_console virtio-rng"
+
 # Of the system itself. The rest of a shell's daily tools is busybox.
 IMAGE_TOOLS="bash timeout ip rdma rping ib_write_bw ib_write_lat"
 
@@ -82,11 +85,12 @@ image_unpack()
 	done
 }
 
-# image_pick FROM TO: the modules that we want and those they need, by modules.dep, and TO/order, which
+# image_pick FROM TO MODULE...: the modules that we want and those they need, by modules.dep, and TO/order, which
 # has their names in an order in which each finds what it needs.
 image_pick()
 {
 	local from=$1 to=$2 line path name word
+	shift 2
 	local -A path_of=() needs=() picked=()
 	while IFS= read -r line; do
 		path=${line%%:*}
@@ -94,7 +98,8 @@ image_pick()
 		path_of[${name%.ko*}]=$path
 		needs[${name%.ko*}]=${line#*:}
 	done <"$from/modules.dep"
-	for word in $IMAGE_MODULES; do
+	mkdir -p "$to" || return
+	for word; do
 		image_pick_one "$word" || return
 	done >"$to/order"
 }
@@ -126,7 +131,7 @@ image_kernel()
 		image_lacks "the cache $IMAGE_CACHE cannot be written: set XDG_CACHE_HOME"
 		return
 	}
-	wanted=$(cksum <<<"$IMAGE_MODULES" | cut -d ' ' -f 1)
+	wanted=$(cksum <<<"$IMAGE_MODULES, $IMAGE_GUEST_MODULES" | cut -d ' ' -f 1)
 	for tries in 1 2; do
 		package=$(image_kernel_package)
 		busybox=$(image_candidate busybox-static)
@@ -155,7 +160,8 @@ image_kernel()
 		cp "$work/boot/vmlinuz-$release" "$work/kernel/vmlinuz" &&
 		cp "$work/bin/busybox" "$work/kernel/" &&
 		"$work/bin/busybox" depmod -b "$work" "$release" &&
-		image_pick "$work/lib/modules/$release" "$work/kernel" &&
+		image_pick "$work/lib/modules/$release" "$work/kernel/modules" $IMAGE_MODULES &&
+		image_pick "$work/lib/modules/$release" "$work/kernel/guest" $IMAGE_GUEST_MODULES &&
 		mv -T "$work/kernel" "$IMAGE_KERNEL"
 	# Somebody else may have been faster.
 	[ -e "$IMAGE_KERNEL" ] || image_lacks "the kernel's package could not be taken apart"
@@ -212,7 +218,7 @@ image_base()
 	mkdir -p "$tree"/{bin,busybox,dev,etc/libibverbs.d,lab,lib64,modules,proc,root,run,sys,tmp,usr/bin} &&
 		ln -s /usr/bin "$tree/sbin" &&
 		cp "$IMAGE_KERNEL/busybox" "$tree/bin/" &&
-		cp "$IMAGE_KERNEL"/*.ko "$IMAGE_KERNEL/order" "$tree/modules/" &&
+		cp "$IMAGE_KERNEL"/modules/* "$tree/modules/" &&
 		cp /etc/libibverbs.d/rxe.driver "$tree/etc/libibverbs.d/" &&
 		echo 'root:x:0:0::/root:/bin/bash' >"$tree/etc/passwd" || return
 	for file in $IMAGE_TOOLS; do

@@ -13,6 +13,7 @@
 #   cut_link log; restore_link log          log or client: neither end has a carrier
 #   freeze_host a; thaw_host a              SIGSTOP of the machine
 #   kill_host a; boot_host a                SIGKILL; only the disk of the machine outlives it
+#   in_outside ping 10.77.0.2               a command here, at the clients' link as 10.77.0.31
 #   lab_finish
 #
 # and of doppel: start_primary, start_standby, wait_role, start_client and so on, below. Verdicts are those
@@ -55,13 +56,17 @@ lab_boot()
 		echo "skip $1: ${IMAGE_LACKS:-no image}"
 		exit "${LAB_SKIP_STATUS:-0}"
 	fi
-	local link from=$LAB/machines
-	for link in log client; do
-		setpriv --pdeathsig KILL "$BUILD/tests/lab/wire" "$from"/{a/$link.wire,a/$link,b/$link.wire,b/$link} &
-		WIRE_PID+=($!)
-	done
+	local machines=$LAB/machines
+	setpriv --pdeathsig KILL "$BUILD/tests/lab/wire" \
+		"$machines/a/log.wire,$machines/a/log" "$machines/b/log.wire,$machines/b/log" &
+	WIRE_PID=($!)
+	# The clients' link has a third end, in a network of its own on the machine that the scenario runs on.
+	unshare --map-root-user --net setpriv --pdeathsig KILL "$BUILD/tests/lab/wire" \
+		"$machines/a/client.wire,$machines/a/client" "$machines/b/client.wire,$machines/b/client" tap:outside &
+	WIRE_PID+=($!)
 	boot_host a
 	boot_host b
+	until_true 10 plug_outside || lab_fail "this machine cannot be put on the clients' link"
 	await_boot a
 	await_boot b
 }
@@ -320,6 +325,19 @@ on_b()
 	on b "$@"
 }
 
+plug_outside()
+{
+	# shellcheck disable=SC2016  # for the shell in there
+	(in_outside sh -c 'echo 1 >/proc/sys/net/ipv6/conf/outside/disable_ipv6 && ip link set lo up &&
+		ip address replace 10.77.0.31/24 dev outside && ip link set outside up') 2>/dev/null
+}
+
+# in_outside COMMAND...: replaces this shell; this machine is on the clients' link too, and outlives both.
+in_outside()
+{
+	exec nsenter --user --net --preserve-credentials -t "${WIRE_PID[1]}" "$@"
+}
+
 # send_signal NAME SIGNAL: to the command's first process.
 send_signal()
 {
@@ -335,7 +353,7 @@ start_host()
 {
 	local name=$1 machine=$2
 	shift 2
-	start_on "$machine" "$name" "mkdir -p /run/$name
+	start_on "$machine" "$name" "mkdir -p /run/$name && mkfifo /run/$name/keys
 		DOPPEL_RUN_DIR=/run/$name exec ${DOPPEL_ENV:+env $DOPPEL_ENV }${TOOL:-/build/doppel} $* --name $VM \
 			--net net_tap0,iface=${TAP:-dop0} --arbiter dir:/lab/arbiter --key ${LAB_KEY:-/lab/key} --heartbeat \$MY_NET --heartbeat-timeout ${LAB_TIMEOUT:-5000}"
 }

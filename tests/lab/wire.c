@@ -1,17 +1,25 @@
 /*
- * A cable between two machines of the lab: carries each frame that one QEMU sends to the other one.
+ * A cable between the machines of the lab: carries each frame that comes in at one of its ends to all the
+ * others.
  *
- *   wire FROM_A TO_A FROM_B TO_B        paths of Unix datagram sockets; FROM_ are made here, TO_ by QEMU
+ *   wire END END...
+ *   END: FROM,TO      the paths of two Unix datagram sockets; FROM is made here, TO by a QEMU
+ *        tap:NAME     a network interface, made here and gone with this process
  *
  * Two QEMUs can be joined without it, but one whose peer does not read then does nothing else than try
  * to send: a frozen machine would freeze the other one too. Here a frame waits PATIENCE_MS for a reader
  * that is slow, so that nothing is lost under load, and is dropped when there is none. Ends with SIGTERM.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -19,16 +27,20 @@
 
 #define PATIENCE_MS 100
 #define FRAME_MAX 65536u /* with room for any MTU */
+#define END_MAX 4
 
-/* One direction. */
-struct way {
+struct end {
 	int from, to; /* to: -1 while there is nobody */
 	const char *to_path;
+	bool is_deaf; /* the last frame to it was dropped: none waits until one has gone through */
 	unsigned char frame[FRAME_MAX];
-	size_t length;     /* of the frame that waits; 0: none */
+	size_t length;     /* of the frame that came in here and waits */
+	unsigned waits;    /* for these ends, a bit each; 0: no frame */
 	long long drop_ms; /* when it is dropped */
-	bool is_deaf;      /* the last one was dropped: none waits until one has gone through */
 };
+
+static struct end ends[END_MAX];
+static int end_count;
 
 static long long now_ms(void)
 {
@@ -72,68 +84,107 @@ static int open_to(const char *path)
 	return -1;
 }
 
-static void deliver(struct way *way)
+static int open_tap(const char *name)
 {
-	if (way->to < 0)
-		way->to = open_to(way->to_path);
-	if (way->to < 0) {
-		way->length = 0;
-		return;
+	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
+	if (fd < 0 || ioctl(fd, TUNSETIFF, &request) < 0) {
+		perror(name);
+		return -1;
 	}
-	if (send(way->to, way->frame, way->length, MSG_NOSIGNAL) >= 0) {
-		way->length = 0;
-		way->is_deaf = false;
-	} else if (errno != EAGAIN && errno != ENOBUFS) {
-		close(way->to);
-		way->to = -1;
-		way->length = 0;
-	} else if (way->is_deaf || now_ms() >= way->drop_ms) {
-		way->length = 0;
-		way->is_deaf = true;
-	}
+	return fd;
 }
 
-static void take(struct way *way)
+static bool open_end(struct end *end, char *word)
 {
-	ssize_t length = recv(way->from, way->frame, sizeof way->frame, 0);
+	char *comma = strchr(word, ',');
+	end->to = -1;
+	if (strncmp(word, "tap:", 4) == 0) {
+		end->from = end->to = open_tap(word + 4);
+	} else if (comma) {
+		*comma = '\0';
+		end->to_path = comma + 1;
+		end->from = open_from(word);
+	} else {
+		fprintf(stderr, "wire: neither FROM,TO nor tap:NAME: %s\n", word);
+		return false;
+	}
+	return end->from >= 0;
+}
+
+/* Whether the frame need not wait for this end any longer: it has it, or does without. */
+static bool deliver(const struct end *source, struct end *end)
+{
+	if (end->to < 0)
+		end->to = open_to(end->to_path);
+	if (end->to < 0)
+		return true;
+	if (write(end->to, source->frame, source->length) >= 0) {
+		end->is_deaf = false;
+		return true;
+	}
+	if (errno == EAGAIN || errno == ENOBUFS) {
+		if (!end->is_deaf && now_ms() < source->drop_ms)
+			return false;
+		end->is_deaf = true;
+	} else if (end->to_path) {
+		close(end->to);
+		end->to = -1;
+	}
+	return true;
+}
+
+static void deliver_to_all(struct end *source)
+{
+	for (int i = 0; i < end_count; i++)
+		if (source->waits & 1u << i && deliver(source, &ends[i]))
+			source->waits &= ~(1u << i);
+}
+
+static void take(struct end *source)
+{
+	ssize_t length = read(source->from, source->frame, sizeof source->frame);
 	if (length <= 0)
 		return;
-	way->length = (size_t)length;
-	way->drop_ms = now_ms() + PATIENCE_MS;
-	deliver(way);
+	source->length = (size_t)length;
+	source->waits = ((1u << end_count) - 1) & ~(1u << (source - ends));
+	source->drop_ms = now_ms() + PATIENCE_MS;
+	deliver_to_all(source);
 }
 
 int main(int argc, char **argv)
 {
-	static struct way ways[2];
-	if (argc != 5) {
-		fprintf(stderr, "usage: wire FROM_A TO_A FROM_B TO_B\n");
+	if (argc < 3 || argc - 1 > END_MAX) {
+		fprintf(stderr, "usage: wire END END..., %d at most, each FROM,TO or tap:NAME\n",
+			END_MAX);
 		return 2;
 	}
-	for (int i = 0; i < 2; i++) {
-		ways[i].from = open_from(argv[1 + 2 * i]);
-		ways[i].to = -1;
-		ways[i].to_path = argv[4 - 2 * i];
-		if (ways[i].from < 0)
+	signal(SIGPIPE, SIG_IGN);
+	for (; end_count < argc - 1; end_count++)
+		if (!open_end(&ends[end_count], argv[1 + end_count]))
 			return 1;
-	}
 	for (;;) {
-		struct pollfd pollfds[2];
+		/* A source whose frame waits is asked for no more; one of those it waits for wakes us. */
+		struct pollfd pollfds[2 * END_MAX];
 		int timeout = -1;
-		for (int i = 0; i < 2; i++) {
-			bool waits = ways[i].length > 0;
-			pollfds[i] = (struct pollfd){.fd = waits ? ways[i].to : ways[i].from,
-				.events = waits ? POLLOUT : POLLIN};
+		for (int i = 0; i < end_count; i++) {
+			unsigned waits = ends[i].waits;
+			pollfds[2 * i] =
+				(struct pollfd){.fd = waits ? -1 : ends[i].from, .events = POLLIN};
+			pollfds[2 * i + 1] =
+				(struct pollfd){.fd = waits ? ends[__builtin_ctz(waits)].to : -1,
+					.events = POLLOUT};
 			if (waits)
 				timeout = PATIENCE_MS;
 		}
-		if (poll(pollfds, 2, timeout) < 0 && errno != EINTR)
+		if (poll(pollfds, 2 * (nfds_t)end_count, timeout) < 0 && errno != EINTR)
 			return 1;
-		for (int i = 0; i < 2; i++) {
-			if (ways[i].length > 0)
-				deliver(&ways[i]);
-			else if (pollfds[i].revents)
-				take(&ways[i]);
+		for (int i = 0; i < end_count; i++) {
+			if (ends[i].waits)
+				deliver_to_all(&ends[i]);
+			else if (pollfds[2 * i].revents)
+				take(&ends[i]);
 		}
 	}
 }

@@ -6,7 +6,7 @@
 . "${0%/*}/../lab.sh"
 . "${0%/*}/../guest.sh"
 lab_boot "a stock Linux guest is recorded and replayed"
-guest_make
+guest_make day
 
 start_on_a guest 'mkdir /tmp/run && DOPPEL_RUN_DIR=/tmp/run doppel run --kernel /lab/guest.kernel \
 	--initrd /lab/guest.initrd --append quiet --console - --record /tmp/recording --name linux >/lab/console'
