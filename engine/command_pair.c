@@ -209,6 +209,7 @@ static int run_pair(struct pair *pair)
 	unsigned tick_ms = config->timeout_ms / 10;
 	struct timeval tick = {.tv_usec = (tick_ms < 5 ? 5 : tick_ms > 50 ? 50 : tick_ms) * 1000};
 	int error = check_config(config);
+	provider_set_silence(config->timeout_ms);
 	if (!error)
 		error = auth_key_read(&pair->key, config->key);
 	if (!error)

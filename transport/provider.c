@@ -1,5 +1,7 @@
 #include "transport/transport.h"
 
+#include "transport/verbs_link.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,6 +29,11 @@ int provider_find(const char *address, const struct provider **out, const char *
 			"%s%s:", i ? ", " : "", providers[i]->scheme);
 	return fail(
 		EINVAL, "address %s: no transport goes by that name; known are %s", address, known);
+}
+
+void provider_set_silence(unsigned ms)
+{
+	verbs_link_set_silence(ms);
 }
 
 int provider_check_ring(size_t ring_size)

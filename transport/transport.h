@@ -151,6 +151,11 @@ struct provider {
  * what the rest may be, and -ENODEV what this host lacks. */
 int provider_find(const char *address, const struct provider **out, const char **where) MUST_CHECK;
 
+/* Before the first connection: for how long a peer may be silent (heartbeats decide that) before the network
+ * beneath gives it up by itself; 500 ms if never said. For rdma:, whose queue pairs would else be of another
+ * opinion than the heartbeats of slow hosts. */
+void provider_set_silence(unsigned ms);
+
 /* For providers: -EINVAL says what a ring's size may be. */
 int provider_check_ring(size_t ring_size) MUST_CHECK;
 

@@ -7,10 +7,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* A peer that vanishes is given up after seven times 67 ms: 7 retries would mean for ever on
- * soft-RoCE, and librdmacm's own timeout 15 s. */
+/* A peer that vanishes is given up after seven times 4.096 us << ack_timeout, 67 ms to begin with and half a
+ * minute at most: 7 retries would mean for ever on soft-RoCE, and librdmacm's own timeout 15 s. */
 #define RETRIES 6
-#define ACK_TIMEOUT 14
+#define ACK_TIMEOUT_MAX 20
+static uint8_t ack_timeout = 14;
 /* A receiver that is not ready is asked again for ever, each 0.64 ms: who waits decides for how
  * long. librdmacm's own interval is 0.66 s. */
 #define RNR_RETRIES 7
@@ -119,7 +120,7 @@ int verbs_link_open(struct verbs_link *link, struct rdma_cm_id *id, struct ibv_p
 	if (!error) {
 		/* Before it is connected or accepted. Kernels older than 5.1 do not know it: then a
 		 * silent peer is noticed later, by its heartbeats all the same in time. */
-		uint8_t timeout = ACK_TIMEOUT;
+		uint8_t timeout = ack_timeout;
 		(void)!rdma_set_option(
 			id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &timeout, sizeof timeout);
 		return 0;
@@ -141,6 +142,14 @@ void verbs_link_close(struct verbs_link *link)
 		(void)!ibv_destroy_cq(link->recv_cq);
 	rdma_destroy_id(link->id);
 	*link = (struct verbs_link){0};
+}
+
+void verbs_link_set_silence(unsigned ms)
+{
+	uint64_t each_ns = (uint64_t)ms * 1000000u / (RETRIES + 1);
+	ack_timeout = 0;
+	while (ack_timeout < ACK_TIMEOUT_MAX && 4096ull << (ack_timeout + 1) <= each_ns)
+		ack_timeout++;
 }
 
 struct rdma_conn_param verbs_link_parameters(const void *data, size_t size)

@@ -51,6 +51,9 @@ struct verbs_link_size {
 	unsigned sends, receives, gather, inline_bytes;
 };
 
+/* provider_set_silence: about then a peer that does not answer is given up. */
+void verbs_link_set_silence(unsigned ms);
+
 /* Takes over `id`, which is bound to a device, also when it fails. The queue pair can then take
  * receives, and the id be connected or accepted. */
 int verbs_link_open(struct verbs_link *link, struct rdma_cm_id *id, struct ibv_pd *pd,

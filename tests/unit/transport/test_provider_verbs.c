@@ -16,9 +16,9 @@ static struct verbs_link *log_link(struct connection *c)
 
 /* ---- Meeting ---- */
 
-static void both_sides_give_up_a_silent_peer_soon_and_wait_for_a_slow_one(void **state)
+/* Connects, and looks at what each side asks of its two links. */
+static void check_patience(unsigned ack_timeout)
 {
-	(void)state;
 	struct pair pair;
 	unsigned ids = 0;
 	pair_connect(&pair);
@@ -26,7 +26,7 @@ static void both_sides_give_up_a_silent_peer_soon_and_wait_for_a_slow_one(void *
 		if (id->listens)
 			continue;
 		ids++;
-		assert_in_range(id->ack_timeout, 1, 15);
+		assert_int_equal(id->ack_timeout, ack_timeout);
 		assert_in_range(id->parameters.retry_count, 1, 6);
 		assert_int_equal(id->parameters.rnr_retry_count, 7);
 		assert_int_equal(id->parameters.responder_resources, 0);
@@ -34,6 +34,22 @@ static void both_sides_give_up_a_silent_peer_soon_and_wait_for_a_slow_one(void *
 	}
 	assert_int_equal(ids, 4);
 	pair_close(&pair);
+}
+
+static void both_sides_give_up_a_silent_peer_when_its_heartbeats_do_and_wait_for_a_slow_one(
+	void **state)
+{
+	(void)state;
+	/* Seven times 4.096 us << 14 are 470 ms, and << 17 are 3.8 s. */
+	check_patience(14);
+	provider_set_silence(5000);
+	check_patience(17);
+	provider_set_silence(600000);
+	check_patience(20);
+	provider_set_silence(1);
+	check_patience(5);
+	provider_set_silence(500);
+	check_patience(14);
 }
 
 /* ---- The keys ---- */
@@ -614,7 +630,7 @@ static void a_message_proves_that_what_was_written_before_has_arrived(void **sta
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(both_sides_give_up_a_silent_peer_soon_and_wait_for_a_slow_one),
+		TEST(both_sides_give_up_a_silent_peer_when_its_heartbeats_do_and_wait_for_a_slow_one),
 		TEST(the_keys_cover_what_is_shared_and_end_with_it),
 		TEST(what_is_written_after_the_withdrawal_ends_the_connection),
 		TEST(a_flush_is_one_chain_split_at_the_gather_limit_and_the_rings_end),
