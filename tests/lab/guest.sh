@@ -29,7 +29,7 @@ guest_make()
 	for file; do
 		guest_add "$tree" "$file" || lab_fail "the guest's initramfs lacks $file"
 	done
-	[ $# -eq 0 ] || head -c 1M /dev/urandom >"$tree/file"
+	[ $# -eq 0 ] || { head -c 1M /dev/urandom >"$LAB/guest.file" && cp "$LAB/guest.file" "$tree/file"; }
 	image_pack "$tree" >"$LAB/guest.initrd" && cp "$IMAGE_KERNEL/vmlinuz" "$LAB/guest.kernel" ||
 		lab_fail "the guest's initramfs could not be made"
 	rm -rf "$tree"
