@@ -369,7 +369,7 @@ void machine_destroy(struct machine *m)
 	pthread_mutex_destroy(&m->call_lock);
 }
 
-#define STATE_VERSION 3u
+#define STATE_VERSION 4u
 
 struct state {
 	uint32_t version;

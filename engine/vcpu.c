@@ -290,6 +290,24 @@ static void list_msrs(struct msr_list *list, const uint64_t values[VCPU_MSRS])
 	}
 }
 
+/* KVM_GET_FPU knows no MXCSR, and KVM_SET_FPU sets registers that the processor takes for unused. */
+static int save_fpu(const struct vcpu *vcpu, uint8_t fpu[VCPU_FPU])
+{
+	struct kvm_xsave area;
+	if (ioctl(vcpu->fd, KVM_GET_XSAVE, &area) < 0)
+		return -1;
+	memcpy(fpu, area.region, VCPU_FPU);
+	return 0;
+}
+
+static int load_fpu(const struct vcpu *vcpu, const uint8_t fpu[VCPU_FPU])
+{
+	struct kvm_xsave area = {0};
+	memcpy(area.region, fpu, VCPU_FPU);
+	area.region[128] = 3; /* XSTATE_BV: x87 and SSE are in use, and nothing else is */
+	return ioctl(vcpu->fd, KVM_SET_XSAVE, &area);
+}
+
 int vcpu_save(struct vcpu *vcpu, struct vcpu_state *state)
 {
 	memset(state, 0, sizeof *state);
@@ -297,7 +315,7 @@ int vcpu_save(struct vcpu *vcpu, struct vcpu_state *state)
 	list_msrs(&msrs, NULL);
 	if (ioctl(vcpu->fd, KVM_GET_REGS, &state->regs) < 0 ||
 		ioctl(vcpu->fd, KVM_GET_SREGS, &state->sregs) < 0 ||
-		ioctl(vcpu->fd, KVM_GET_FPU, &state->fpu) < 0 ||
+		save_fpu(vcpu, state->fpu) < 0 ||
 		ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &state->events) < 0 ||
 		ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &state->debug) < 0)
 		return fail(EIO, "KVM does not give the vCPU's state: %s", strerror(errno));
@@ -315,8 +333,7 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
 	struct msr_list msrs;
 	list_msrs(&msrs, state->msrs);
 	if (ioctl(vcpu->fd, KVM_SET_SREGS, &state->sregs) < 0 ||
-		ioctl(vcpu->fd, KVM_SET_REGS, &state->regs) < 0 ||
-		ioctl(vcpu->fd, KVM_SET_FPU, &state->fpu) < 0 ||
+		ioctl(vcpu->fd, KVM_SET_REGS, &state->regs) < 0 || load_fpu(vcpu, state->fpu) < 0 ||
 		ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &state->events) < 0 ||
 		ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &state->debug) < 0)
 		return fail(EIO, "KVM does not take the vCPU's state: %s", strerror(errno));

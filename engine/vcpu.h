@@ -26,6 +26,7 @@ struct vcpu {
 };
 
 #define VCPU_MSRS 16 /* more than the model has */
+#define VCPU_FPU 416 /* what FXSAVE writes: x87, MXCSR and XMM registers, all that the model has */
 
 /* Of `changed`, for so many bytes of guest memory. */
 static inline size_t vcpu_words(uint64_t memory)
@@ -36,7 +37,7 @@ static inline size_t vcpu_words(uint64_t memory)
 struct vcpu_state {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
-	struct kvm_fpu fpu;
+	uint8_t fpu[VCPU_FPU];
 	struct kvm_vcpu_events events;
 	struct kvm_debugregs debug;
 	uint64_t msrs[VCPU_MSRS];
