@@ -37,6 +37,13 @@ static bool is_far_enough(const struct replay *replay, const struct log_entry *e
 	       (log_tells_time(entry, &time_ns) && time_ns > replay->until_ns);
 }
 
+/* The position at which an entry is applied. */
+static position place(const struct log_entry *entry)
+{
+	return entry->kind == LOG_COMMIT && entry->position > 0 ? entry->position - 1
+								: entry->position;
+}
+
 static enum found look(struct machine *m, struct log_entry *entry)
 {
 	struct replay *replay = m->replay;
@@ -48,7 +55,7 @@ static enum found look(struct machine *m, struct log_entry *entry)
 	if (replay->reader.next < limit) {
 		/* Checked again here, by the thread that applies it (L2). */
 		if (log_reader_peek(&replay->reader, entry) == LOG_VALID && entry->end <= limit) {
-			if (!replay->has_until || entry->position > m->exits ||
+			if (!replay->has_until || place(entry) > m->exits ||
 				!is_far_enough(replay, entry))
 				return FOUND;
 			replay->is_there = true;
@@ -268,17 +275,10 @@ static void apply(struct machine *m, const struct log_entry *entry)
 	taken(m, entry);
 }
 
-/* At the exit before it, or on the way there. False: the machine goes there first, or has ended. */
+/* False: the machine has ended. */
 static bool commit(struct machine *m, const struct log_entry *entry)
 {
 	struct replay *replay = m->replay;
-	if (entry->position > m->exits + 1) {
-		if (m->halted && !pic_pending(&m->board.pic))
-			diverged(m, entry, "the guest is halted and nothing wakes it");
-		if (entry->position - 1 > replay->reached)
-			replay->reached = entry->position - 1;
-		return false;
-	}
 	machine_finish(m);
 	if (machine_ended(m))
 		return false;
@@ -316,23 +316,22 @@ static void replay_inputs(struct machine *m)
 			m->source->inputs(m);
 		if (found != FOUND || stopped(m, &entry))
 			return;
-		if (entry.kind == LOG_COMMIT) {
-			if (commit(m, &entry))
-				continue;
-			return;
-		}
-		if (entry.position > replay->reached)
-			replay->reached = entry.position;
-		if (entry.position > m->exits) {
+		position at = place(&entry);
+		if (at > replay->reached)
+			replay->reached = at;
+		if (at > m->exits) {
 			if (m->halted && !pic_pending(&m->board.pic))
 				diverged(m, &entry, "the guest is halted and nothing wakes it");
 			return;
 		}
 		if (about_the_log(&entry)) {
 			take_about_the_log(m, &entry);
-		} else if (entry.position < m->exits) {
+		} else if (at < m->exits) {
 			diverged(m, &entry, "the guest is past that position");
 			return;
+		} else if (entry.kind == LOG_COMMIT) {
+			if (!commit(m, &entry))
+				return;
 		} else if (digest_equal(m, &entry)) {
 			apply(m, &entry);
 		}

@@ -296,6 +296,29 @@ static void with_its_commit_it_has(void **state)
 	tiny_free(t);
 }
 
+static void a_replay_stops_before_a_commit_at_the_exit_before_it(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	for (unsigned i = 0; i < 3; i++) {
+		struct log_entry commit;
+		find(LOG_COMMIT, i, &commit);
+		struct tiny *t = follower(recorded->log);
+		t->replay.offline = t->replay.has_until = true;
+		t->replay.until_lsn = commit.lsn;
+		t->replay.until_ns = UINT64_MAX;
+		replay_extend(&t->machine, log_size);
+		replay_end_log(&t->machine);
+		tiny_start(t);
+		tiny_join(t);
+		assert_int_equal(t->machine.verdict, MACHINE_STOPPED);
+		assert_true(t->replay.is_there);
+		assert_int_equal(t->replay.reader.next, commit.lsn);
+		assert_int_equal(t->machine.exits, commit.position - 1);
+		tiny_free(t);
+	}
+}
+
 /* What follows is refused, and leaves the machine as it was. */
 static void assert_refused(
 	enum log_kind kind, void (*spoil)(struct log_entry *entry, uint8_t *payload))
@@ -537,6 +560,7 @@ int main(void)
 		cmocka_unit_test(a_replay_of_resyncs_is_the_same_machine),
 		cmocka_unit_test(a_resync_without_its_commit_has_not_happened),
 		cmocka_unit_test(with_its_commit_it_has),
+		cmocka_unit_test(a_replay_stops_before_a_commit_at_the_exit_before_it),
 		cmocka_unit_test(a_resync_that_is_not_whole_or_not_right_is_refused),
 		cmocka_unit_test(a_resync_may_be_larger_than_the_ring),
 		cmocka_unit_test(an_interrupt_waits_for_a_moment_when_it_can_be_taken),
