@@ -259,14 +259,19 @@ static void take_keys(struct machine *m)
 		board_keys(&m->board, &m->env, bytes, count);
 }
 
-/* How long a halted guest may sleep: until its timers' next expiration, or until the log may have sent
- * what it sends from here. */
+/* When the guest's next tick is due, of whichever timer. */
+static uint64_t tick_deadline(const struct machine *m)
+{
+	uint64_t pit = pit_deadline(&m->board.pit), cmos = cmos_deadline(&m->board.cmos);
+	return pit < cmos ? pit : cmos;
+}
+
+/* How long a halted guest may sleep: until its next tick, or until the log may have sent what it sends
+ * from here. */
 static uint64_t sleep_ns(struct machine *m, uint64_t now)
 {
-	uint64_t deadline = pit_deadline(&m->board.pit), other = cmos_deadline(&m->board.cmos);
+	uint64_t deadline = tick_deadline(m);
 	uint64_t longest = frame_queue_keeps(&m->live->frames) ? KEPT_NS : IDLE_NS;
-	if (other < deadline)
-		deadline = other;
 	if (deadline <= now)
 		return 0;
 	return deadline - now < longest ? deadline - now : longest;
@@ -398,7 +403,8 @@ static bool frame_waits(struct machine *m)
 
 static bool tick_waits(struct machine *m, uint64_t now)
 {
-	return pit_due(&m->board.pit, now) > 0 && would_raise(m, IRQ_PIT);
+	return (pit_deadline(&m->board.pit) <= now && would_raise(m, IRQ_PIT)) ||
+	       (cmos_deadline(&m->board.cmos) <= now && would_raise(m, IRQ_CMOS));
 }
 
 static bool keys_wait(struct machine *m)
@@ -482,10 +488,10 @@ static void live_leave(struct machine *m)
 		return;
 	if (!live->log && !m->vcpu.run->request_interrupt_window) {
 		/* Alone, a tick is taken when it is due. */
-		uint64_t deadline = pit_deadline(&m->board.pit), guest = guest_now(live);
+		uint64_t deadline = tick_deadline(m), guest = guest_now(live);
 		if (deadline > guest && deadline - guest < want - now)
 			want = now + (deadline - guest);
-		else if (deadline <= guest && would_raise(m, IRQ_PIT))
+		else if (tick_waits(m, guest))
 			want = now;
 	}
 	if (live->alarm_ns > now && live->alarm_ns <= want)

@@ -446,6 +446,35 @@ static void a_resync_may_be_larger_than_the_ring(void **state)
 	tiny_free(twin);
 }
 
+/* Once a second at most, so that one has to do; nothing else would interrupt this guest. */
+static void the_real_time_clock_interrupts_a_guest_that_never_leaves_too(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	const uint32_t rounds = 1;
+	for (unsigned recording = 0; recording < 2; recording++) {
+		struct tiny *t = tiny_aloof();
+		struct machine *m = &t->machine;
+		memcpy(m->memory.base + IDT + 16u * 0x28, m->memory.base + IDT + 16u * 0x20, 16);
+		memcpy(m->memory.base + GUEST_ROUNDS, &rounds, sizeof rounds);
+		static const uint8_t pic[][2] = {{0xa0, 0x11}, {0xa1, 0x28}, {0xa1, 2}, {0xa1, 3},
+			{0x21, 0xfb}, {0xa1, 0xfe}}; /* only line 8 */
+		for (unsigned i = 0; i < sizeof pic / sizeof pic[0]; i++)
+			pic_write(&m->board.pic, pic[i][0], pic[i][1]);
+		m->board.cmos.base_ns = 900000000; /* the next second begins soon */
+		cmos_write(&m->board.cmos, &m->env, 0x70, 0x0b);
+		cmos_write(&m->board.cmos, &m->env, 0x71, 0x12);
+		if (recording)
+			tiny_record(t, RING);
+		tiny_start(t);
+		tiny_join(t);
+		assert_powered_off(t);
+		assert_int_equal(tiny_get32(t, GUEST_TICKS), rounds);
+		assert_true(resyncs(t) == recording);
+		tiny_free(t);
+	}
+}
+
 static void an_interrupt_waits_for_a_moment_when_it_can_be_taken(void **state)
 {
 	(void)state;
@@ -563,6 +592,7 @@ int main(void)
 		cmocka_unit_test(a_replay_stops_before_a_commit_at_the_exit_before_it),
 		cmocka_unit_test(a_resync_that_is_not_whole_or_not_right_is_refused),
 		cmocka_unit_test(a_resync_may_be_larger_than_the_ring),
+		cmocka_unit_test(the_real_time_clock_interrupts_a_guest_that_never_leaves_too),
 		cmocka_unit_test(an_interrupt_waits_for_a_moment_when_it_can_be_taken),
 		cmocka_unit_test(the_floating_point_registers_are_part_of_a_resync),
 		cmocka_unit_test(resyncs_among_exits_and_other_inputs_replay_exactly),
