@@ -354,21 +354,26 @@ static void on_heartbeat(evutil_socket_t fd, short what, void *context)
 	heard(context);
 }
 
+/* Asks now and then whether the other side holds a newer generation; then this process halts. */
+static bool is_deposed(struct pair *pair, uint64_t now)
+{
+	uint64_t newest;
+	if (now - pair->arbiter_ns < ARBITER_NS)
+		return false;
+	pair->arbiter_ns = now;
+	if (arbiter_current(pair->arbiter, &newest) < 0 || newest <= pair->generation)
+		return false;
+	say("deposed: generation %" PRIu64 " of VM %s exists; halting", newest,
+		pair->host.config->name);
+	pair_halt(pair, STATUS_DEPOSED);
+	return true;
+}
+
 static void tick_solo(struct pair *pair, uint64_t now)
 {
 	const struct config *config = pair->host.config;
-	if (machine_ended(&pair->host.machine))
+	if (machine_ended(&pair->host.machine) || is_deposed(pair, now))
 		return;
-	if (now - pair->arbiter_ns >= ARBITER_NS) {
-		uint64_t newest;
-		pair->arbiter_ns = now;
-		if (arbiter_current(pair->arbiter, &newest) == 0 && newest > pair->generation) {
-			say("deposed: generation %" PRIu64 " of VM %s exists; halting", newest,
-				config->name);
-			pair_halt(pair, STATUS_DEPOSED);
-			return;
-		}
-	}
 	if (config->standby && now >= pair->quiet_until_ns) {
 		pair->quiet_until_ns = now + RETRY_NS;
 		protect(pair);
@@ -407,9 +412,11 @@ void pair_tick(evutil_socket_t fd, short what, void *context)
 		tick_standby(pair, now);
 		return;
 	}
-	if (pair->role == ROLE_LIVE &&
-		(machine_ended(&pair->host.machine) || atomic_load(&pair->replay.drained))) {
-		failover_take_over(pair);
+	if (pair->role == ROLE_LIVE) {
+		if (machine_ended(&pair->host.machine) || atomic_load(&pair->replay.drained))
+			failover_take_over(pair);
+		else
+			(void)is_deposed(pair, now); /* the rest may take long */
 		return;
 	}
 	if (pair->role != ROLE_PRIMARY && pair->role != ROLE_BACKUP)

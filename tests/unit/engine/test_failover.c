@@ -259,6 +259,21 @@ static void who_loses_the_generation_halts_and_sends_nothing(void **state)
 	expect_silence();
 }
 
+/* Its guest may have diverged, and compute for ever. */
+static void nor_does_it_wait_for_its_guest_then(void **state)
+{
+	(void)state;
+	NEED_PAIR();
+	atomic_store(&pair->replay.drained, false);
+	pair_tick(-1, 0, pair);
+	assert_int_equal(pair->role, ROLE_LIVE);
+	assert_int_equal(arbiter_take(other, 2), ARBITER_WON);
+	pair->arbiter_ns = 0;
+	pair_tick(-1, 0, pair);
+	assert_int_equal(pair->role, ROLE_HALTED);
+	assert_int_equal(pair->status, STATUS_DEPOSED);
+}
+
 static void unknown_is_not_won_and_is_asked_again(void **state)
 {
 	(void)state;
@@ -359,6 +374,7 @@ int main(void)
 		OF_BACKUP(what_a_backup_has_kept_leaves_when_it_goes_live),
 		OF_BACKUP(what_it_sends_first_leaves_behind_what_it_has_kept),
 		OF_BACKUP(who_loses_the_generation_halts_and_sends_nothing),
+		OF_BACKUP(nor_does_it_wait_for_its_guest_then),
 		OF_BACKUP(unknown_is_not_won_and_is_asked_again),
 		OF_BACKUP(a_backup_that_diverged_or_failed_does_not_even_ask),
 		OF_BACKUP(a_backup_whose_guest_has_ended_sends_what_it_has_kept),
