@@ -11,6 +11,7 @@
 #define FAILED_CLONE_NS 1000000000u /* each attempt stops the guest for a while */
 #define REJOIN_NS 500000000u        /* twice as long each time */
 #define ARBITER_NS 1000000000u
+#define PATIENCE_NS 30000000000u /* a kernel may compute for some seconds without leaving */
 #define LAST_OUTPUTS_MS 2000u
 
 static void on_connection(evutil_socket_t fd, short what, void *context);
@@ -216,6 +217,7 @@ void pair_answer(evutil_socket_t fd, short what, void *context)
 	pair->generation = session->generation;
 	pair->sessions = session->id;
 	pair->replay.progress = replay_progress;
+	pair->replay.patience_ns = PATIENCE_NS;
 	pair->replay.drained_now = replay_drained;
 	pair->replay.context = pair;
 	session->receiver.broken = receiver_broken;

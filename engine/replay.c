@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define WAIT_NS 10000000u /* every wake-up comes by the bell */
 
@@ -343,6 +344,47 @@ static void replay_flush(struct machine *m)
 	(void)m;
 }
 
+static uint64_t processor_ns(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* Only an alarm finds a guest that never leaves. */
+static void replay_leave(struct machine *m)
+{
+	struct replay *replay = m->replay;
+	if (replay->patience_ns == 0)
+		return;
+	uint64_t now = now_ns();
+	if (replay->alarm_ns > now)
+		return;
+	replay->alarm_ns = now + replay->patience_ns / 4;
+	vcpu_alarm(&m->vcpu, replay->alarm_ns);
+}
+
+/* The primary has left the position (D6), and the guest here does not come to the next one. */
+static void look_at_patience(struct machine *m)
+{
+	struct replay *replay = m->replay;
+	if (replay->patience_ns == 0 || machine_ended(m) ||
+		atomic_load_explicit(&replay->ended, memory_order_relaxed))
+		return;
+	uint64_t now = processor_ns();
+	if (replay->computing != m->exits || replay->computing_ns == 0) {
+		replay->computing = m->exits;
+		replay->computing_ns = now;
+	} else if (now - replay->computing_ns > replay->patience_ns) {
+		machine_end(m, MACHINE_DIVERGED,
+			"diverged behind position %llu (rip %#llx): the guest does not come to "
+			"position %llu, where the primary is",
+			(unsigned long long)m->exits,
+			(unsigned long long)m->vcpu.run->s.regs.regs.rip,
+			(unsigned long long)replay->reached);
+	}
+}
+
 /* The guest computes, perhaps for long: nothing is applied here. But a log that is over must not wait
  * for the guest's next exit, so what it says about itself is taken, as far as that needs no digest of
  * a position: then the machine is drained. */
@@ -352,6 +394,7 @@ static bool replay_interrupted(struct machine *m)
 	while (look(m, &entry) == FOUND && !stopped(m, &entry) && about_the_log(&entry) &&
 		entry.position <= m->digest.at)
 		take_about_the_log(m, &entry);
+	look_at_patience(m);
 	return false;
 }
 
@@ -381,6 +424,7 @@ const struct source replay_source = {
 	.output = replay_output,
 	.inputs = replay_inputs,
 	.flush = replay_flush,
+	.leave = replay_leave,
 	.interrupted = replay_interrupted,
 	.ended = replay_ended,
 };

@@ -35,6 +35,14 @@ struct replay {
 	uint64_t entries;   /* applied */
 	enum log_kind last; /* of the entry applied last */
 
+	/* How long the guest may compute, in processor time, once the primary is known to have come to the next
+	 * position, before it is taken for diverged. 0: as long as it likes; so it may behind the log's end,
+	 * since there is no other any more. */
+	uint64_t patience_ns;
+	uint64_t alarm_ns;
+	position computing;    /* seen so behind this position, */
+	uint64_t computing_ns; /* at this processor time */
+
 	/* How far behind the replay is: an entry is marked when it is received, and the time until it is
 	 * applied goes into the histogram; one at a time. */
 	_Atomic uint64_t marked_lsn, marked_ns; /* lsn 0: none is marked */

@@ -606,6 +606,50 @@ static void a_stop_reaches_a_guest_that_computes(void **state)
 	tiny_free(t);
 }
 
+/* Follows a log by which the primary has left what is endless here. */
+static struct tiny *endless_follower(uint8_t log[4096], bool ends)
+{
+	const uint64_t time = 0;
+	struct tiny *t = tiny_new();
+	uint64_t size = put_mark(log, 0, 0, 0, 2);
+	log_encode(log + size, SECRET, size, LOG_CLOCK, 2, 0, &time, sizeof time);
+	size += log_entry_size(sizeof time);
+	tiny_load(t, computing_begin, computing_end);
+	tiny_follow(t, log, size);
+	t->replay.patience_ns = 20000000;
+	replay_extend(&t->machine, size);
+	if (ends)
+		replay_end_log(&t->machine);
+	tiny_start(t);
+	return t;
+}
+
+/* Its acks would freeze, and its primary would stand still, for ever. */
+static void a_guest_that_does_not_leave_where_its_primary_did_has_diverged(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	uint8_t log[4096] = {0};
+	struct tiny *t = endless_follower(log, false);
+	tiny_join(t);
+	assert_int_equal(t->machine.verdict, MACHINE_DIVERGED);
+	assert_non_null(strstr(t->machine.message, "does not come to"));
+	tiny_free(t);
+}
+
+static void the_last_one_is_waited_for(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	uint8_t log[4096] = {0};
+	struct tiny *t = endless_follower(log, true);
+	usleep(200000);
+	assert_false(atomic_load(&t->over));
+	assert_false(atomic_load(&t->drained));
+	tiny_end(t);
+	tiny_free(t);
+}
+
 /* A child cannot use its parent's machine. */
 static struct tiny *new_follower(void)
 {
@@ -671,6 +715,8 @@ int main(void)
 		cmocka_unit_test(released_drops_exactly_what_has_left),
 		cmocka_unit_test(a_guest_that_computes_does_not_hold_up_going_live),
 		cmocka_unit_test(a_stop_reaches_a_guest_that_computes),
+		cmocka_unit_test(a_guest_that_does_not_leave_where_its_primary_did_has_diverged),
+		cmocka_unit_test(the_last_one_is_waited_for),
 		cmocka_unit_test(going_live_before_all_is_replayed_breaks_L4),
 	};
 	return !!cmocka_run_group_tests(tests, record, forget);
