@@ -475,6 +475,66 @@ static void the_real_time_clock_interrupts_a_guest_that_never_leaves_too(void **
 	}
 }
 
+/* A primary that waits for room in the middle of a resync: its backup has stopped. */
+static struct tiny *tiny_in_a_resync(void)
+{
+	struct tiny *t = tiny_aloof();
+	atomic_store(&t->consumed, 0);
+	tiny_record(t, 64u << 10);
+	tiny_start(t);
+	while (atomic_load(&t->written) + 2 * log_entry_size(sizeof(struct log_page)) < 64u << 10)
+		usleep(100);
+	assert_int_equal(resyncs(t), 0);
+	return t;
+}
+
+static void do_end_log(struct machine *m, void *argument)
+{
+	(void)argument;
+	(void)live_end_log(m);
+}
+
+static void a_primary_that_loses_its_backup_within_a_resync_goes_on_alone(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	for (unsigned broken = 0; broken < 2; broken++) {
+		struct tiny *t = tiny_in_a_resync();
+		if (broken) {
+			atomic_store(&t->sink_fails, true);
+			atomic_store(&t->consumed, UINT64_MAX);
+			bell_ring(&t->machine.bell);
+		}
+		usleep(5000);
+		assert_false(atomic_load(&t->over));
+		machine_call(&t->machine, MACHINE_ANYWHERE, do_end_log, NULL);
+		tiny_join(t);
+		assert_powered_off(t);
+		assert_true(tiny_get32(t, GUEST_TICKS) >= ROUNDS);
+		assert_int_equal(resyncs(t), 0);
+		tiny_free(t);
+	}
+}
+
+static void a_primary_can_be_stopped_within_a_resync(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_in_a_resync(), *twin = tiny_twin(origin);
+	atomic_store(&t->consumed, 16u << 10); /* END finds room */
+	machine_call(&t->machine, MACHINE_ANYWHERE, tiny_do_stop, NULL);
+	tiny_join(t);
+	assert_int_equal(t->machine.verdict, MACHINE_STOPPED);
+	uint64_t size = atomic_load(&t->written);
+	tiny_follow(twin, t->log, size);
+	replay_extend(&twin->machine, size);
+	tiny_start(twin);
+	tiny_join(twin);
+	assert_int_equal(twin->machine.verdict, MACHINE_STOPPED);
+	tiny_free(t);
+	tiny_free(twin);
+}
+
 static void an_interrupt_waits_for_a_moment_when_it_can_be_taken(void **state)
 {
 	(void)state;
@@ -552,7 +612,7 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 	(void)state;
 	NEED_KVM();
 	struct tiny *t = tiny_busy(150);
-	t->live.wait_ns = 400000;
+	t->live.wait_ns = 60000; /* as often as can be */
 	struct tiny *twin = tiny_twin(t);
 	tiny_record(t, RING);
 	tiny_key(t, 'K');
@@ -567,6 +627,7 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 	tiny_join(t);
 	assert_powered_off(t);
 	assert_printed(t, 150);
+	assert_true(resyncs(t) > 0);
 	print_message("%llu resyncs among %llu exits\n", (unsigned long long)resyncs(t),
 		(unsigned long long)t->machine.exits);
 	uint64_t size = atomic_load(&t->written);
@@ -592,6 +653,8 @@ int main(void)
 		cmocka_unit_test(a_replay_stops_before_a_commit_at_the_exit_before_it),
 		cmocka_unit_test(a_resync_that_is_not_whole_or_not_right_is_refused),
 		cmocka_unit_test(a_resync_may_be_larger_than_the_ring),
+		cmocka_unit_test(a_primary_that_loses_its_backup_within_a_resync_goes_on_alone),
+		cmocka_unit_test(a_primary_can_be_stopped_within_a_resync),
 		cmocka_unit_test(the_real_time_clock_interrupts_a_guest_that_never_leaves_too),
 		cmocka_unit_test(an_interrupt_waits_for_a_moment_when_it_can_be_taken),
 		cmocka_unit_test(the_floating_point_registers_are_part_of_a_resync),
