@@ -88,12 +88,51 @@ __asm__(".pushsection .rodata\n"
 	"	incl 0x30020\n"
 	"	iretq\n"
 	"floating_end:\n"
+	/* In ring 3, through a page table that its timer changes: what lies at 1 GiB is another page then. */
+	".globl mapped_begin, mapped_timer, mapped_end\n"
+	"mapped_begin:\n"
+	"	movl $" STACK_TOP ", %esp\n"
+	"	lidt 0x9800\n"
+	"	lgdt 0x9810\n"
+	"	movl $0x30, %eax\n"
+	"	ltr %ax\n"
+	"	leaq 1f(%rip), %rax\n"
+	"	pushq $0x2b\n"
+	"	pushq $0x18000\n"
+	"	pushq $0x202\n" /* interrupts on */
+	"	pushq $0x23\n"
+	"	pushq %rax\n"
+	"	iretq\n"
+	"1:	movl 0x40000000, %ecx\n"
+	"	outb %al, $0x80\n" /* whoever follows comes here by itself */
+	"2:	incq %rbx\n"
+	"	movl 0x40000000, %ecx\n"
+	"	addq %rcx, 0x30040\n"
+	"	movl 0x30020, %eax\n"
+	"	cmpl 0x30018, %eax\n"
+	"	jb 2b\n"
+	"	movl 0x40000000, %ecx\n"
+	"	movl %ecx, 0x30050\n"
+	"	outb %al, $0x80\n"
+	"	xorl %eax, %eax\n"
+	"	movw $0x604, %dx\n"
+	"	outl %eax, %dx\n"
+	"	jmp 2b\n"
+	"mapped_timer:\n"
+	"	incl 0x30020\n"
+	"	cmpl $3, 0x30020\n"
+	"	jne 3f\n"
+	"	movq $0x62007, 0x60000\n"
+	"	invlpg 0x40000000\n"
+	"3:	iretq\n"
+	"mapped_end:\n"
 	".popsection\n");
 /* clang-format on */
 
 extern const uint8_t aloof_begin[], aloof_timer[], aloof_end[];
 extern const uint8_t reluctant_begin[], reluctant_timer[], reluctant_end[];
 extern const uint8_t floating_begin[], floating_timer[], floating_end[];
+extern const uint8_t mapped_begin[], mapped_timer[], mapped_end[];
 
 static struct tiny *tiny_computing(const uint8_t *begin, const uint8_t *timer, const uint8_t *end)
 {
@@ -317,6 +356,21 @@ static void a_replay_stops_before_a_commit_at_the_exit_before_it(void **state)
 		assert_int_equal(t->machine.exits, commit.position - 1);
 		tiny_free(t);
 	}
+}
+
+/* Ends both. */
+static void assert_replays(struct tiny *t, struct tiny *twin)
+{
+	uint64_t size = atomic_load(&t->written);
+	tiny_follow(twin, t->log, size);
+	replay_extend(&twin->machine, size);
+	replay_end_log(&twin->machine);
+	tiny_start(twin);
+	tiny_join(twin);
+	assert_powered_off(twin);
+	assert_same(t, twin);
+	tiny_free(t);
+	tiny_free(twin);
 }
 
 /* What follows is refused, and leaves the machine as it was. */
@@ -598,6 +652,39 @@ static void assert_floats(uint32_t rounding, uint8_t byte)
 	tiny_free(twin);
 }
 
+/* What a processor has learned from page tables is not true any more when a resync has changed them. */
+static void page_tables_are_part_of_a_resync(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_computing(mapped_begin, mapped_timer, mapped_end);
+	const uint64_t task = 0x33000;
+	const uint32_t one = 1, two = 2;
+	tiny_put64(t, BOOT_PAGE_TABLES, (BOOT_PAGE_TABLES + 0x1000) | 7);
+	tiny_put64(t, BOOT_PAGE_TABLES + 0x1000, (BOOT_PAGE_TABLES + 0x2000) | 7);
+	tiny_put64(t, BOOT_PAGE_TABLES + 0x1008, (BOOT_PAGE_TABLES + 0x3000) | 7);
+	tiny_put64(t, BOOT_PAGE_TABLES + 0x2000, 0x87);
+	tiny_put64(t, BOOT_PAGE_TABLES + 0x3000, 0x60007);
+	tiny_put64(t, 0x60000, 0x61007);
+	memcpy(t->machine.memory.base + 0x61000, &one, sizeof one);
+	memcpy(t->machine.memory.base + 0x62000, &two, sizeof two);
+	tiny_put64(t, BOOT_GDT + 0x20, 0x00affb000000ffff);
+	tiny_put64(t, BOOT_GDT + 0x28, 0x00cff3000000ffff);
+	tiny_put64(t, BOOT_GDT + 0x30, 0xfff | task << 16 | 0x89ull << 40);
+	tiny_put64(t, BOOT_GDT + 0x38, 0);
+	tiny_put64(t, IDT_POINTER + 0x10, 0x3full | (uint64_t)BOOT_GDT << 16);
+	tiny_put64(t, task + 4, 0x20000);          /* the handler's stack */
+	tiny_put64(t, task + 0x60, 0x68ull << 48); /* behind it all ports are allowed */
+	struct tiny *twin = tiny_twin(t);
+	tiny_record(t, RING);
+	tiny_start(t);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_int_equal(tiny_get32(t, 0x30050), two);
+	assert_true(resyncs(t) > 0);
+	assert_replays(t, twin);
+}
+
 static void the_floating_point_registers_are_part_of_a_resync(void **state)
 {
 	(void)state;
@@ -630,16 +717,7 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 	assert_true(resyncs(t) > 0);
 	print_message("%llu resyncs among %llu exits\n", (unsigned long long)resyncs(t),
 		(unsigned long long)t->machine.exits);
-	uint64_t size = atomic_load(&t->written);
-	tiny_follow(twin, t->log, size);
-	replay_extend(&twin->machine, size);
-	replay_end_log(&twin->machine);
-	tiny_start(twin);
-	tiny_join(twin);
-	assert_powered_off(twin);
-	assert_same(t, twin);
-	tiny_free(t);
-	tiny_free(twin);
+	assert_replays(t, twin);
 }
 
 int main(void)
@@ -657,6 +735,7 @@ int main(void)
 		cmocka_unit_test(a_primary_can_be_stopped_within_a_resync),
 		cmocka_unit_test(the_real_time_clock_interrupts_a_guest_that_never_leaves_too),
 		cmocka_unit_test(an_interrupt_waits_for_a_moment_when_it_can_be_taken),
+		cmocka_unit_test(page_tables_are_part_of_a_resync),
 		cmocka_unit_test(the_floating_point_registers_are_part_of_a_resync),
 		cmocka_unit_test(resyncs_among_exits_and_other_inputs_replay_exactly),
 	};
