@@ -99,7 +99,7 @@ __asm__(".pushsection .rodata\n"
 	"	leaq 1f(%rip), %rax\n"
 	"	pushq $0x2b\n"
 	"	pushq $0x18000\n"
-	"	pushq $0x202\n" /* interrupts on */
+	"	pushq $0x3202\n" /* interrupts on, ports allowed */
 	"	pushq $0x23\n"
 	"	pushq %rax\n"
 	"	iretq\n"
@@ -538,7 +538,6 @@ static struct tiny *tiny_in_a_resync(void)
 	tiny_start(t);
 	while (atomic_load(&t->written) + 2 * log_entry_size(sizeof(struct log_page)) < 64u << 10)
 		usleep(100);
-	assert_int_equal(resyncs(t), 0);
 	return t;
 }
 
@@ -554,6 +553,7 @@ static void a_primary_that_loses_its_backup_within_a_resync_goes_on_alone(void *
 	NEED_KVM();
 	for (unsigned broken = 0; broken < 2; broken++) {
 		struct tiny *t = tiny_in_a_resync();
+		uint64_t done = resyncs(t);
 		if (broken) {
 			atomic_store(&t->sink_fails, true);
 			atomic_store(&t->consumed, UINT64_MAX);
@@ -565,7 +565,7 @@ static void a_primary_that_loses_its_backup_within_a_resync_goes_on_alone(void *
 		tiny_join(t);
 		assert_powered_off(t);
 		assert_true(tiny_get32(t, GUEST_TICKS) >= ROUNDS);
-		assert_int_equal(resyncs(t), 0);
+		assert_int_equal(resyncs(t), done);
 		tiny_free(t);
 	}
 }
@@ -674,7 +674,7 @@ static void page_tables_are_part_of_a_resync(void **state)
 	tiny_put64(t, BOOT_GDT + 0x38, 0);
 	tiny_put64(t, IDT_POINTER + 0x10, 0x3full | (uint64_t)BOOT_GDT << 16);
 	tiny_put64(t, task + 4, 0x20000);          /* the handler's stack */
-	tiny_put64(t, task + 0x60, 0x68ull << 48); /* behind it all ports are allowed */
+	tiny_put64(t, task + 0x60, 0x68ull << 48); /* a software KVM loses IOPL, and asks this */
 	struct tiny *twin = tiny_twin(t);
 	tiny_record(t, RING);
 	tiny_start(t);
