@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
 #define FRAME_BURST 32u
 #define FRAME_MIN (FRAME_HEADER + ETHER_HEADER)
@@ -413,14 +412,6 @@ static bool keys_wait(struct machine *m)
 	       (would_raise(m, IRQ_UART) || would_raise(m, IRQ_CONSOLE));
 }
 
-/* What this thread, and the guest in it, have had of a processor. */
-static uint64_t run_ns(void)
-{
-	struct timespec ran;
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ran);
-	return (uint64_t)ran.tv_sec * 1000000000u + (uint64_t)ran.tv_nsec;
-}
-
 /*
  * Whether there is an interrupt that the guest would take now, and for how long the guest has computed since
  * that was first seen. Only that counts: a guest that stands still, because its host is busy or its backup is
@@ -429,7 +420,7 @@ static uint64_t run_ns(void)
 static bool waits(struct machine *m, uint64_t *waited)
 {
 	struct live *live = m->live;
-	uint64_t ran = run_ns();
+	uint64_t ran = vcpu_ran_ns();
 	*waited = 0;
 	if (!tick_waits(m, guest_now(live)) && !pic_pending(&m->board.pic) && !frame_waits(m) &&
 		!keys_wait(m)) {

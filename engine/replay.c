@@ -8,7 +8,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #define WAIT_NS 10000000u /* every wake-up comes by the bell */
 
@@ -344,13 +343,6 @@ static void replay_flush(struct machine *m)
 	(void)m;
 }
 
-static uint64_t processor_ns(void)
-{
-	struct timespec time;
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
-
 /* Only an alarm finds a guest that never leaves. */
 static void replay_leave(struct machine *m)
 {
@@ -371,7 +363,7 @@ static void look_at_patience(struct machine *m)
 	if (replay->patience_ns == 0 || machine_ended(m) ||
 		atomic_load_explicit(&replay->ended, memory_order_relaxed))
 		return;
-	uint64_t now = processor_ns();
+	uint64_t now = vcpu_ran_ns();
 	if (replay->computing != m->exits || replay->computing_ns == 0) {
 		replay->computing = m->exits;
 		replay->computing_ns = now;

@@ -57,6 +57,13 @@ void vcpu_alarm(struct vcpu *vcpu, uint64_t at_ns)
 		timer_settime(vcpu->timer, TIMER_ABSTIME, &at, NULL);
 }
 
+uint64_t vcpu_ran_ns(void)
+{
+	struct timespec ran;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ran);
+	return (uint64_t)ran.tv_sec * 1000000000u + (uint64_t)ran.tv_nsec;
+}
+
 static int require(int kvm_fd, int capability, const char *name, int bits)
 {
 	int have = ioctl(kvm_fd, KVM_CHECK_EXTENSION, capability);

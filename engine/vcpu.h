@@ -77,6 +77,9 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state) MUST_CHECK;
 /* vcpu_run returns -EINTR at this time of now_ns(), or soon behind it; 0: at none. One at a time. */
 void vcpu_alarm(struct vcpu *vcpu, uint64_t at_ns);
 
+/* What the calling thread, and the guest in it, have had of a processor. */
+uint64_t vcpu_ran_ns(void);
+
 /*
  * From now on, or no more, the pages that the guest changes are noted. vcpu_changes puts them into
  * `changed`, and begins anew. What devices write is not among them.
