@@ -105,6 +105,17 @@ static void look_at_lag(struct live *live, uint64_t now)
 		lag_look(&live->lag, log_writer_consumed(live->log), now);
 }
 
+/* The guest stands still until the log may have room. `stopped`: for the same entry as before. */
+static void wait_for_room(struct machine *m, uint32_t watched, bool *stopped)
+{
+	struct live *live = m->live;
+	if (!*stopped && !live->broken)
+		atomic_fetch_add_explicit(&live->stops, 1, memory_order_relaxed);
+	*stopped = true;
+	look_at_lag(live, now_ns());
+	machine_wait(m, watched, WAIT_NS);
+}
+
 /*
  * Appends an input or an output at this position. Waits while there is no room, which stops the guest
  * and not the log (L3), and while a broken log's fate is being decided. False when the machine has
@@ -127,12 +138,8 @@ static bool append(
 		}
 		CHECK(D2, error == -EAGAIN, "the log refuses %s of %u bytes: %s",
 			log_kind_name(kind), length, fail_message());
-		if (!stopped && !live->broken)
-			atomic_fetch_add_explicit(&live->stops, 1, memory_order_relaxed);
-		stopped = true;
 		flush(m);
-		look_at_lag(live, now_ns());
-		machine_wait(m, watched, WAIT_NS);
+		wait_for_room(m, watched, &stopped);
 	}
 	return !machine_ended(m);
 }
@@ -140,6 +147,7 @@ static bool append(
 bool live_append_resync(struct machine *m, enum log_kind kind, const void *payload, uint32_t length)
 {
 	struct live *live = m->live;
+	bool stopped = false;
 	while (live->log && !machine_ended(m)) {
 		uint32_t watched = machine_watch(m);
 		int error = live->broken ? -EAGAIN
@@ -155,7 +163,7 @@ bool live_append_resync(struct machine *m, enum log_kind kind, const void *paylo
 		/* No MARK: that of the position which COMMIT begins must not come before it. */
 		if (!live->broken)
 			hand_over(m);
-		machine_wait(m, watched, WAIT_NS);
+		wait_for_room(m, watched, &stopped);
 	}
 	return false;
 }

@@ -536,7 +536,7 @@ static struct tiny *tiny_in_a_resync(void)
 	atomic_store(&t->consumed, 0);
 	tiny_record(t, 64u << 10);
 	tiny_start(t);
-	while (atomic_load(&t->written) + 2 * log_entry_size(sizeof(struct log_page)) < 64u << 10)
+	while (atomic_load(&t->live.stops) == 0)
 		usleep(100);
 	return t;
 }
