@@ -335,6 +335,58 @@ static void with_its_commit_it_has(void **state)
 	tiny_free(t);
 }
 
+/* Ends both. */
+static void assert_replays(struct tiny *t, struct tiny *twin)
+{
+	uint64_t size = atomic_load(&t->written);
+	tiny_follow(twin, t->log, size);
+	replay_extend(&twin->machine, size);
+	replay_end_log(&twin->machine);
+	tiny_start(twin);
+	tiny_join(twin);
+	assert_powered_off(twin);
+	assert_same(t, twin);
+	tiny_free(t);
+	tiny_free(twin);
+}
+
+struct successor {
+	struct tiny *t, *twin;
+};
+
+static void do_protect(struct machine *m, void *argument)
+{
+	struct successor *s = argument;
+	(void)m;
+	tiny_copy(s->twin, s->t);
+	tiny_record(s->t, RING);
+}
+
+/* Whose memory was changed behind its back, and who had half a resync when its primary died. */
+static void who_goes_live_is_protected_by_resyncs_too(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct log_entry commit;
+	find(LOG_COMMIT, 2, &commit);
+	struct turn turn = {.memory = malloc(MEMORY)};
+	struct tiny *t = follower(recorded->log);
+	replay_extend(&t->machine, commit.lsn);
+	tiny_start(t);
+	while (atomic_load(&t->replay.applied) < commit.lsn)
+		usleep(100);
+	replay_end_log(&t->machine);
+	tiny_await(&t->drained);
+	struct successor s = {.t = t, .twin = tiny_new()};
+	machine_call(&t->machine, MACHINE_ANYWHERE, do_go_live, &turn);
+	machine_call(&t->machine, MACHINE_PAUSED, do_protect, &s);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_true(resyncs(t) > 0);
+	free(turn.memory);
+	assert_replays(t, s.twin);
+}
+
 static void a_replay_stops_before_a_commit_at_the_exit_before_it(void **state)
 {
 	(void)state;
@@ -356,21 +408,6 @@ static void a_replay_stops_before_a_commit_at_the_exit_before_it(void **state)
 		assert_int_equal(t->machine.exits, commit.position - 1);
 		tiny_free(t);
 	}
-}
-
-/* Ends both. */
-static void assert_replays(struct tiny *t, struct tiny *twin)
-{
-	uint64_t size = atomic_load(&t->written);
-	tiny_follow(twin, t->log, size);
-	replay_extend(&twin->machine, size);
-	replay_end_log(&twin->machine);
-	tiny_start(twin);
-	tiny_join(twin);
-	assert_powered_off(twin);
-	assert_same(t, twin);
-	tiny_free(t);
-	tiny_free(twin);
 }
 
 /* What follows is refused, and leaves the machine as it was. */
@@ -728,6 +765,7 @@ int main(void)
 		cmocka_unit_test(a_replay_of_resyncs_is_the_same_machine),
 		cmocka_unit_test(a_resync_without_its_commit_has_not_happened),
 		cmocka_unit_test(with_its_commit_it_has),
+		cmocka_unit_test(who_goes_live_is_protected_by_resyncs_too),
 		cmocka_unit_test(a_replay_stops_before_a_commit_at_the_exit_before_it),
 		cmocka_unit_test(a_resync_that_is_not_whole_or_not_right_is_refused),
 		cmocka_unit_test(a_resync_may_be_larger_than_the_ring),
