@@ -116,6 +116,8 @@ void failover_take_over(struct pair *pair)
 		pair_halt(pair, STATUS_OK);
 		return;
 	}
+	if (verdict == MACHINE_RUNNING && !atomic_load(&pair->replay.drained))
+		return;
 	CHECK(D5, verdict != MACHINE_DIVERGED, "a diverged backup asks to go live");
 	if (pair->failover.drained_ns < pair->failover.suspected_ns)
 		pair->failover.drained_ns = now_ns();

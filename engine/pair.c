@@ -415,9 +415,8 @@ void pair_tick(evutil_socket_t fd, short what, void *context)
 		return;
 	}
 	if (pair->role == ROLE_LIVE) {
-		if (machine_ended(&pair->host.machine) || atomic_load(&pair->replay.drained))
-			failover_take_over(pair);
-		else
+		failover_take_over(pair);
+		if (pair->role == ROLE_LIVE)
 			(void)is_deposed(pair, now); /* the rest may take long */
 		return;
 	}
@@ -520,8 +519,7 @@ void pair_woken(void *context)
 		/* One that has ended in order stays until the primary has sent its last outputs. */
 		break;
 	case ROLE_LIVE:
-		if (ended || atomic_load(&pair->replay.drained))
-			failover_take_over(pair);
+		failover_take_over(pair);
 		break;
 	default:
 		break;

@@ -61,7 +61,7 @@ void failover_backup_lost(struct pair *pair, const char *why);
 void failover_go_alone(struct pair *pair);
 /* Backup: the primary is gone or silent. Fences it and replays the rest. */
 void failover_suspect(struct pair *pair, const char *why);
-/* Live: everything is replayed; asks the arbiter (again) and goes live if it agrees. */
+/* Live: once everything is replayed asks the arbiter (again), and goes live if it agrees. */
 void failover_take_over(struct pair *pair);
 
 /* pair.c */

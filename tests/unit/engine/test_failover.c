@@ -274,6 +274,21 @@ static void nor_does_it_wait_for_its_guest_then(void **state)
 	assert_int_equal(pair->status, STATUS_DEPOSED);
 }
 
+static void nor_when_the_vm_was_stopped_in_order(void **state)
+{
+	(void)state;
+	NEED_PAIR();
+	atomic_store(&pair->replay.drained, false);
+	pair->session->heard.flags = HEARTBEAT_LEAVING;
+	pair_tick(-1, 0, pair);
+	assert_int_equal(pair->role, ROLE_LIVE);
+	pair->session->heard.flags |= HEARTBEAT_STOP_REQUESTED;
+	pair_tick(-1, 0, pair);
+	assert_int_equal(pair->role, ROLE_HALTED);
+	assert_int_equal(pair->status, STATUS_OK);
+	assert_false(taken(2));
+}
+
 static void unknown_is_not_won_and_is_asked_again(void **state)
 {
 	(void)state;
@@ -375,6 +390,7 @@ int main(void)
 		OF_BACKUP(what_it_sends_first_leaves_behind_what_it_has_kept),
 		OF_BACKUP(who_loses_the_generation_halts_and_sends_nothing),
 		OF_BACKUP(nor_does_it_wait_for_its_guest_then),
+		OF_BACKUP(nor_when_the_vm_was_stopped_in_order),
 		OF_BACKUP(unknown_is_not_won_and_is_asked_again),
 		OF_BACKUP(a_backup_that_diverged_or_failed_does_not_even_ask),
 		OF_BACKUP(a_backup_whose_guest_has_ended_sends_what_it_has_kept),
