@@ -28,7 +28,7 @@ redis_client()
 	coproc (in_outside "$REDIS" -h "$GUEST")
 	request()
 	{
-		echo "$*" >&"${COPROC[1]}" && read -rt 60 -u "${COPROC[0]}" answer && echo "$answer"
+		echo "$*" >&"${COPROC[1]}" && read -rt 300 -u "${COPROC[0]}" answer && echo "$answer"
 	}
 	request client id || return
 	for ((i = 1; ; i++)); do
@@ -78,11 +78,11 @@ memcached_client()
 		for ((n = 0; n < CONNECTIONS; n++)); do
 			[ ! -e "$LAB/stop" ] || return 0
 			printf 'set key%d 0 0 8\r\n%08d\r\n' "$n" "$round" >&"${at[n]}"
-			read -rt 60 -u "${at[n]}" answer && [ "$answer" = $'STORED\r' ] || return
+			read -rt 300 -u "${at[n]}" answer && [ "$answer" = $'STORED\r' ] || return
 			printf 'get key%d\r\n' "$n" >&"${at[n]}"
-			read -rt 60 -u "${at[n]}" answer && [ "$answer" = "VALUE key$n 0 8"$'\r' ] || return
-			read -rt 60 -u "${at[n]}" answer && [ "$((10#${answer%?}))" = "$round" ] || return
-			read -rt 60 -u "${at[n]}" answer && [ "$answer" = $'END\r' ] || return
+			read -rt 300 -u "${at[n]}" answer && [ "$answer" = "VALUE key$n 0 8"$'\r' ] || return
+			read -rt 300 -u "${at[n]}" answer && [ "$((10#${answer%?}))" = "$round" ] || return
+			read -rt 300 -u "${at[n]}" answer && [ "$answer" = $'END\r' ] || return
 			echo "$n $round"
 		done
 	done
