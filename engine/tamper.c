@@ -10,8 +10,8 @@ void tamper_after_entry(struct machine *m, uint64_t entries)
 	unsigned long long after, address;
 	if (!wish)
 		return;
-	if (sscanf(wish, "register:%llu", &after) == 1 && entries == after) {
-		m->vcpu.run->s.regs.sregs.cr2 ^= 1;
+	if (sscanf(wish, "register:%llu", &after) == 1 && entries >= after) {
+		m->vcpu.run->s.regs.sregs.cr2 |= 1;
 		m->vcpu.run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
 	}
 	if (sscanf(wish, "memory:%llu:%lli", &after, (long long *)&address) == 2 &&

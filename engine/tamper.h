@@ -1,8 +1,9 @@
 /*
- * How the tests make a backup diverge: in a build with CRASH_POINTS, DOPPEL_TAMPER=register:N flips a
- * bit of CR2, which stays, since no guest of ours faults, and DOPPEL_TAMPER=memory:N:ADDRESS a bit of
- * guest memory, after the Nth entry that a backup or a replay applies. In any other build this is
- * nothing at all.
+ * How the tests make a backup diverge: in a build with CRASH_POINTS, DOPPEL_TAMPER=register:N sets a
+ * bit of CR2, which stays 0 otherwise, since no guest of ours faults, and DOPPEL_TAMPER=memory:N:ADDRESS
+ * flips a bit of guest memory, after the Nth entry that a backup or a replay applies. The bit of CR2 is set
+ * again after each entry that follows: a resync would undo it before any digest has seen it. In any other
+ * build this is nothing at all.
  */
 #pragma once
 
