@@ -36,7 +36,7 @@ lab)
 	part "unit tests" make -s "$jobs" BUILD="$BUILD" unit
 	echo "== the build with crash points"
 	make -s "$jobs" CRASH_POINTS=1 BUILD="$CRASH_BUILD" all || exit
-	part "integration tests" tests/run_integration.sh
+	part "integration tests" env AT_ONCE=2 tests/run_integration.sh
 	;;
 esac
 

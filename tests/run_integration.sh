@@ -1,6 +1,6 @@
-#!/bin/sh
-# tests/run_integration.sh [TEST...]: runs integration tests, all by default, one after the other, and
-# closes with one line of counts. A test is a program that prints a line a case:
+#!/bin/bash
+# tests/run_integration.sh [TEST...]: runs integration tests, all by default, and closes with one line of counts.
+# A test is a program that prints a line a case:
 #
 #     ok SENTENCE
 #     failed SENTENCE
@@ -8,29 +8,95 @@
 #
 # and whatever else helps, and exits with 0 if none failed. What a failed one printed comes at the end,
 # where nobody has to look for it. BUILD and CRASH_BUILD name the build folders.
+#
+# AT_ONCE=N runs N tests beside one another, since most of them mostly wait, and tells of them in their order
+# all the same. Then two lines in a test's own text count:
+#
+#     # Alone: REASON     it runs by itself, behind the others
+#     # First: REASON     it begins before the others
 cd "$(dirname "$0")/.." || exit
 export BUILD="${BUILD:-build}" CRASH_BUILD="${CRASH_BUILD:-build-crash}"
 [ $# -gt 0 ] || set -- tests/integration/test_*.sh
+at_once=${AT_ONCE:-1}
 passed=0 failed=0 skipped=0
-output=$(mktemp) reports=$(mktemp)
-trap 'rm -f "$output" "$reports"' EXIT
-for test in "$@"; do
-	start=$(date +%s)
-	timeout "${TEST_SECONDS:-420}" "$test" >"$output" 2>&1
-	status=$?
+work=$(mktemp -d) || exit
+trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
+trap 'exit 143' HUP INT PIPE TERM
+
+# In the order in which they are told of: those that run alone last.
+tests=() alone=()
+for test; do
+	if [ "$at_once" -gt 1 ] && grep -q '^# Alone: ' "$test"; then
+		alone+=("$test")
+	else
+		tests+=("$test")
+	fi
+done
+together=${#tests[@]}
+tests+=("${alone[@]}")
+
+# In the order in which they begin, by number.
+first=() others=()
+for n in "${!tests[@]}"; do
+	if [ "$at_once" -gt 1 ] && grep -q '^# First: ' "${tests[n]}"; then
+		first+=("$n")
+	else
+		others+=("$n")
+	fi
+done
+
+# By a test's number: when it began, its status, and how long it took; and by its process the number.
+began=() status=() seconds=() reported=0 running=0
+declare -A number=()
+
+begin()
+{
+	timeout "${TEST_SECONDS:-600}" "${tests[$1]}" >"$work/$1" 2>&1 &
+	number[$!]=$1 began[$1]=$SECONDS running=$((running + 1))
+}
+
+# await_one: the end of whichever test ends first; and tells of all whose turn it is.
+await_one()
+{
+	local pid result n
+	wait -n -p pid
+	result=$? n=${number[$pid]}
+	status[n]=$result seconds[n]=$((SECONDS - began[n])) running=$((running - 1))
+	while [ -n "${status[reported]:-}" ]; do
+		report "$reported"
+		reported=$((reported + 1))
+	done
+}
+
+# report N: what a test has come to, in a line or some.
+report()
+{
+	local test=${tests[$1]} output=$work/$1 p f s
 	p=$(grep -c '^ok ' "$output")
 	f=$(grep -c '^failed ' "$output")
 	s=$(grep -c '^skip ' "$output")
-	if [ "$status" -ne 0 ] || [ "$f" -ne 0 ] || [ $((p + s)) -eq 0 ]; then
-		echo "  failed ${test##*/} (status $status, $(($(date +%s) - start)) s)"
-		{ echo "== $test, which failed with status $status, said:" && cat "$output"; } >>"$reports"
+	if [ "${status[$1]}" -ne 0 ] || [ "$f" -ne 0 ] || [ $((p + s)) -eq 0 ]; then
+		echo "  failed ${test##*/} (status ${status[$1]}, ${seconds[$1]} s)"
+		{ echo "== $test, which failed with status ${status[$1]}, said:" && cat "$output"; } >>"$work/reports"
 		[ "$f" -gt 0 ] || f=1
 	else
-		echo "  ok ${test##*/} ($p, $(($(date +%s) - start)) s)"
+		echo "  ok ${test##*/} ($p, ${seconds[$1]} s)"
 		grep -E '^(skip|figure) ' "$output" | sed 's/^/     /'
 	fi
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+: >"$work/reports"
+for n in "${first[@]}" "${others[@]}"; do
+	[ "$n" -lt "$together" ] || at_once=1
+	while [ "$running" -ge "$at_once" ]; do
+		await_one
+	done
+	begin "$n"
 done
-cat "$reports"
+while [ "$running" -gt 0 ]; do
+	await_one
+done
+cat "$work/reports"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

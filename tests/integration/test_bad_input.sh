@@ -251,7 +251,7 @@ rm -rf "$LAB/kvm" "$LAB/nobody"
 
 # ---- recordings ----
 
-hammer=("$DOPPEL" run --kernel "$BUILD/guests/hammer.elf" --append ticks=200)
+hammer=(env "DOPPEL_RUN_DIR=$LAB/run" "$DOPPEL" run --kernel "$BUILD/guests/hammer.elf" --append ticks=200)
 check "a guest is recorded" "${hammer[@]}" --record "$LAB/whole"
 bad "a recording that exists already" $USAGE "$LAB/whole exists already; remove it" "${hammer[@]}" --record "$LAB/whole"
 bad "a recording in a directory that is missing" $USAGE 'No such file' "${hammer[@]}" --record "$LAB/none/rec"

@@ -3,6 +3,8 @@
 # A guest that computes for long without leaving KVM is interrupted all the same: alone at once, recorded
 # or protected by resyncs (engine/resync.h). ledger computes until its own timer has ticked, again and again;
 # nobody would ever hear of it if it were not interrupted. It checks what it works on.
+#
+# Alone: pauses are measured.
 
 set -u
 cd "${0%/*}/../.." || exit

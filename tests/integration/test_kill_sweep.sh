@@ -27,6 +27,8 @@
 #             requests waiting. A new guest each time.
 #   clone     A primary without a backup dies before the last message of its clone. The guest is lost
 #             with its only copy, the standby must not go live with what it has, and serves the next.
+#
+# First: nothing takes longer.
 
 set -u
 cd "${0%/*}/../.." || exit

@@ -3,6 +3,8 @@
 # Lag control: a backup that is slower than its primary, here because its process is stopped half of the time,
 # slows the guest until it is about --lag behind, and no further; the log's ring never stops the guest. One that
 # keeps up slows nobody.
+#
+# Alone: how far a backup is behind is measured.
 
 set -u
 cd "${0%/*}/../.." || exit

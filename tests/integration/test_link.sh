@@ -2,6 +2,8 @@
 #
 # A pair whose log goes over a slow link, which is the link model in front of tcp: the guest is copied at
 # the link's rate, what it answers waits for the link's delay, and the backup takes over all the same.
+#
+# Alone: latency is measured.
 
 set -u
 cd "${0%/*}/../.." || exit
