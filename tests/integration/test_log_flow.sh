@@ -98,7 +98,6 @@ start_client --rate 200 --seconds 300 --deadline 60
 sleep 1
 most_lag=0
 kill -STOP "${HOST_PID[b]}"
-kill -USR1 "$CLIENT_PID"
 frozen=$(date +%s%N)
 check "the ring of a frozen backup fills" until_true 60 ring_is_full
 check "and then the guest stands still" until_true 20 stands_still
@@ -110,9 +109,9 @@ check "the backup catches up once it is thawed" until_true 60 lag_is_small
 sleep 1
 check "both have their roles still" still_a_pair
 check "nothing is lost or counted twice" finish_client
-pause=$(summary pause_ms)
-check "the client saw a pause while the backup stood still" test "${pause:-0}" -ge $((frozen / 2))
-echo "figure frozen_ms=$frozen pause_ms=$pause most_lag_bytes=$most_lag ring_bytes=$ring"
+gap=$(summary max_gap_ms)
+check "the client saw a pause while the backup stood still" test "${gap%.*}" -ge $((frozen / 2))
+echo "figure frozen_ms=$frozen max_gap_ms=$gap most_lag_bytes=$most_lag ring_bytes=$ring"
 
 # More output than either side can hold.
 filled=$(host_status a tx_bytes)
