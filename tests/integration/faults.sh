@@ -168,7 +168,7 @@ pair_up()
 {
 	launch_standby s "$2" s p --heartbeat-timeout "$4"
 	launch_primary p "$1" s --heartbeat-timeout "$3" "${@:5}"
-	within 20 says s "following the primary"
+	within 60 says s "following the primary"
 }
 
 # begin_client [OPTION...]: what it complains of is in $LAB/client/said.

@@ -19,7 +19,7 @@ cd "${0%/*}/../.." || exit
 
 RACES=10
 # A side that nothing is to suspect for silence, and one that does so soon.
-PATIENT=20000 HASTY=300
+PATIENT=60000 HASTY=600
 WORDS=("$@")
 WRONG='' # why the case has failed
 
@@ -69,20 +69,20 @@ heartbeats_flow()
 pair_with_client()
 {
 	pair_up "$@" || wrong "p and s did not become a pair" || return
-	begin_client --rate 200 --seconds 60
-	within 10 has_answered p || wrong "the client gets no answers"
+	begin_client --rate 200 --seconds 300
+	within 60 has_answered p || wrong "the client gets no answers"
 }
 
 # goes_live NAME: it has the generation, and the guest.
 goes_live()
 {
-	within 10 says "$1" "as generation" || wrong "$1 has not gone on"
+	within 60 says "$1" "as generation" || wrong "$1 has not gone on"
 }
 
 # is_deposed NAME: it halts, and says why.
 is_deposed()
 {
-	wait_end "$1" 10 || wrong "$1 has not halted" || return
+	wait_end "$1" 60 || wrong "$1 has not halted" || return
 	[ "$HOST_STATUS" -eq 5 ] || wrong "$1 has ended with $HOST_STATUS, not as deposed" || return
 	says "$1" deposed || wrong "$1 does not say that it was deposed"
 }
@@ -94,7 +94,7 @@ reigns()
 	for other in "${!HOST_PID[@]}"; do
 		[ "$other" = "$1" ] || wrong "$other lives beside $1" || return
 	done
-	within 5 holds "$1" || wrong "generation $GENERATION is process $HOLDER's, not $1's" || return
+	within 60 holds "$1" || wrong "generation $GENERATION is process $HOLDER's, not $1's" || return
 	role=$(host_status "$1" role) generation=$(host_status "$1" generation)
 	[ "$role $generation" = "solo $GENERATION" ] ||
 		wrong "$1 is $role with generation $generation, and not solo with $GENERATION"
@@ -122,7 +122,7 @@ end_of_race()
 {
 	local loser=s
 	WINNER=p
-	within 10 one_has_ended || wrong "neither p nor s has halted" || return
+	within 60 one_has_ended || wrong "neither p nor s has halted" || return
 	if has_ended p; then
 		WINNER=s loser=p
 	fi
@@ -146,7 +146,7 @@ race()
 {
 	pair_with_client freeze=arbiter.before:2 freeze=arbiter.before:1 "$HASTY" "$HASTY" || return
 	heartbeats_stop
-	within 10 is_frozen p && within 10 is_frozen s || wrong "p and s do not both come to link()" || return
+	within 60 is_frozen p && within 60 is_frozen s || wrong "p and s do not both come to link()" || return
 	if [ "$1" -eq 0 ]; then
 		kill -CONT "${HOST_PID[p]}" "${HOST_PID[s]}"
 	else
@@ -233,7 +233,7 @@ without_arbiter()
 	pair_with_client '' '' "$PATIENT" "$PATIENT"
 	"$1"
 	end_side "$2"
-	within 5 says "$3" "the arbiter does not answer" || wrong "$3 does not say that it cannot ask" || return
+	within 60 says "$3" "the arbiter does not answer" || wrong "$3 does not say that it cannot ask" || return
 	nobody_answers 0.7 || return
 	arbiter_returns
 	goes_live "$3" && client_agrees && reigns "$3"
@@ -267,17 +267,17 @@ arbiter_not_needed()
 no_clone_without_arbiter()
 {
 	launch_primary p '' s
-	within 10 holds p || wrong "p has not started" || return
-	begin_client --rate 200 --seconds 60
+	within 60 holds p || wrong "p has not started" || return
+	begin_client --rate 200 --seconds 300
 	freeze p
 	launch_standby s '' s p
-	within 10 says s "waiting for a primary" || wrong "s does not wait" || return
+	within 60 says s "waiting for a primary" || wrong "s does not wait" || return
 	arbiter_moves_away
 	thaw p
 	pause 1
 	! says s "following the primary" || wrong "s follows without having asked the arbiter" || return
 	arbiter_returns
-	within 10 says s "following the primary" || wrong "p and s did not become a pair" || return
+	within 60 says s "following the primary" || wrong "p and s did not become a pair" || return
 	client_agrees
 }
 
@@ -288,9 +288,9 @@ dead_at_start()
 	GENERATION=0
 	address s
 	launch_side p crash=arbiter.linked:1 primary --kernel "$LEDGER" --standby "$ADDRESS"
-	wait_end p 10 && [ "$HOST_STATUS" -eq 137 ] || wrong "p was not killed" || return
+	wait_end p 60 && [ "$HOST_STATUS" -eq 137 ] || wrong "p was not killed" || return
 	launch_side p '' primary --kernel "$LEDGER" --standby "$ADDRESS"
-	wait_end p 10 && [ "$HOST_STATUS" -eq 6 ] || wrong "a second start was not refused" || return
+	wait_end p 60 && [ "$HOST_STATUS" -eq 6 ] || wrong "a second start was not refused" || return
 	launch_primary p '' s
 	goes_on_alone
 }
@@ -304,9 +304,9 @@ goes_on_alone()
 taken_over_by_force()
 {
 	launch_primary p '' nobody
-	within 10 holds p || wrong "p has not started" || return
+	within 60 holds p || wrong "p has not started" || return
 	launch_primary s '' nobody
-	within 10 holds s || wrong "s has not started" || return
+	within 60 holds s || wrong "s has not started" || return
 	is_deposed p && reigns s
 }
 
@@ -316,7 +316,7 @@ taken_over_by_force()
 primary_stops()
 {
 	pair_with_client "freeze=$1:$((100 + RANDOM % 60)):15" '' "$PATIENT" "$HASTY" --commit "$2" || return
-	within 10 is_frozen p || wrong "p has not come to $1" || return
+	within 60 is_frozen p || wrong "p has not come to $1" || return
 	succession
 }
 
@@ -340,7 +340,7 @@ succession()
 backup_stops()
 {
 	pair_with_client '' "freeze=$1:$((20 + RANDOM % 60)):15" "$HASTY" "$PATIENT" || return
-	within 10 is_frozen s || wrong "s has not come to $1" || return
+	within 60 is_frozen s || wrong "s has not come to $1" || return
 	succession_of_one
 }
 
@@ -368,7 +368,7 @@ suspect_stops()
 	[ "$1" = s ] || traps=("freeze=$3:$4" '') timeouts=("$HASTY" "$PATIENT")
 	pair_with_client "${traps[@]}" "${timeouts[@]}" || return
 	freeze "$2"
-	within 10 is_frozen "$1" || wrong "$1 has not come to $3" || return
+	within 60 is_frozen "$1" || wrong "$1 has not come to $3" || return
 	thaw "$2"
 	case $3 in
 	fence.after | arbiter.before)
@@ -397,21 +397,21 @@ dies_before_commit()
 {
 	launch_standby s '' s p
 	launch_primary p crash=clone.before:1 s
-	wait_end p 20 && [ "$HOST_STATUS" -eq 137 ] || wrong "p was not killed" || return
-	within 10 says s "was not accepted" || wrong "s does not see that the clone was cut off" || return
+	wait_end p 60 && [ "$HOST_STATUS" -eq 137 ] || wrong "p was not killed" || return
+	within 60 says s "was not accepted" || wrong "s does not see that the clone was cut off" || return
 	pause 1
 	newest_generation
 	[ "$(host_status s role)" = standby ] && ! holds s && ! says s live ||
 		wrong "s is $(host_status s role), generation $GENERATION is process $HOLDER's" || return
 	launch_primary p '' s
-	within 10 says s "following the primary" || wrong "s does not serve the next primary"
+	within 60 says s "following the primary" || wrong "s does not serve the next primary"
 }
 
 dies_behind_commit()
 {
 	launch_standby s '' s p
 	launch_primary p crash=clone.after:1 s
-	wait_end p 20 && [ "$HOST_STATUS" -eq 137 ] || wrong "p was not killed" || return
+	wait_end p 60 && [ "$HOST_STATUS" -eq 137 ] || wrong "p was not killed" || return
 	goes_live s && ask_guest GET >/dev/null && reigns s
 }
 
@@ -419,11 +419,11 @@ dies_behind_commit()
 frozen_around_commit()
 {
 	launch_primary p "freeze=$1:1" s --heartbeat-timeout "$PATIENT"
-	within 10 holds p || wrong "p has not started" || return
-	begin_client --rate 200 --seconds 60
-	within 10 has_answered p || wrong "the client gets no answers"
+	within 60 holds p || wrong "p has not started" || return
+	begin_client --rate 200 --seconds 300
+	within 60 has_answered p || wrong "the client gets no answers"
 	launch_standby s '' s p --heartbeat-timeout "$HASTY"
-	within 10 is_frozen p || wrong "p has not come to $1" || return
+	within 60 is_frozen p || wrong "p has not come to $1" || return
 	"$2"
 }
 
@@ -431,8 +431,8 @@ then_thawed()
 {
 	pause 1
 	thaw p
-	within 10 says s "following the primary" || wrong "p and s did not become a pair" || return
-	within 5 says p "protected by" && client_agrees && holds p ||
+	within 60 says s "following the primary" || wrong "p and s did not become a pair" || return
+	within 60 says p "protected by" && client_agrees && holds p ||
 		wrong "${WRONG:-generation $GENERATION is process $HOLDER\'s, not p\'s}"
 }
 

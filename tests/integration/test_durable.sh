@@ -107,7 +107,7 @@ ends_with_line()
 
 wait_said()
 {
-	local end=$((SECONDS + 10))
+	local end=$((SECONDS + 60))
 	until said "$1" "$2"; do
 		[ "$SECONDS" -lt "$end" ] || { echo "$1 does not say '$2'"; cat "$LAB/$1/log"; return 1; }
 		sleep 0.1
@@ -131,7 +131,7 @@ patient=(--heartbeat-timeout 10000)
 
 start_primary a dop0 b --commit durable "${patient[@]}"
 start_standby b dop1 b a --log "$LAB/log" --log-size 64M "${patient[@]}"
-check "a pair with --commit durable and --log forms" wait_protected a b 20
+check "a pair with --commit durable and --log forms" wait_protected a b 60
 check "its primary waits for the log" equal commit "$(host_status a commit)" durable
 start_client --rate 300 --seconds 4 --deadline 0.5 2>/dev/null # it will miss its last answers
 sleep 3
@@ -148,7 +148,7 @@ export PMEM_IS_PMEM_FORCE=1
 start_primary a dop0 b --commit durable "${patient[@]}"
 start_standby b dop1 b a --log "$LAB/log" --log-size 64M "${patient[@]}"
 unset PMEM_IS_PMEM_FORCE
-check "a pair forms whose log is on persistent memory" wait_protected a b 20
+check "a pair forms whose log is on persistent memory" wait_protected a b 60
 check "it is written as such" equal storage "$(host_status b storage)" "persistent memory"
 run_client --rate 300 --seconds 2
 check "a client finds the guest in order" equal status "$CLIENT_STATUS" 0
@@ -176,13 +176,13 @@ else
 		if [ -e "$LAB/log" ]; then
 			check "$point: what it leaves is whole" readable log
 		fi
-		check "$point: the primary goes on alone" wait_role a solo 10
+		check "$point: the primary goes on alone" wait_role a solo 60
 	done
 	start_standby b dop1 b a --log "$LAB/log" --log-size 64M "${patient[@]}"
-	check "a new backup writes over what the dead left" wait_protected a b 20
+	check "a new backup writes over what the dead left" wait_protected a b 60
 	sleep 1
 	kill_hard a
-	check "it goes live when the primary dies" wait_role b solo 10
+	check "it goes live when the primary dies" wait_role b solo 60
 	check "its log is whole then" readable log
 	check "the client has seen nothing of all this" finish_client
 	end_sides
@@ -195,7 +195,7 @@ rm -f "$LAB/log"
 small=(--log "$LAB/log" --log-size 8400K)
 start_primary a dop0 b --commit durable --memory 6M "${patient[@]}"
 start_standby b dop1 b a "${small[@]}" "${patient[@]}"
-check "a pair with a small log forms" wait_protected a b 20
+check "a pair with a small log forms" wait_protected a b 60
 start_client --rate 50 --seconds 60
 check "its log becomes full" flood_until 60 log_is lost
 check "the backup says so" wait_said b 'the durable log ends at LSN .* is full'
@@ -210,7 +210,7 @@ end_sides
 rm -f "$LAB/log"
 start_primary a dop0 b --commit durable --memory 6M "${patient[@]}"
 start_standby b dop1 b a "${small[@]}" --log-keep newest "${patient[@]}"
-check "a pair with a small log that keeps the newest forms" wait_protected a b 20
+check "a pair with a small log that keeps the newest forms" wait_protected a b 60
 start_client --rate 50 --seconds 60
 check "the backup says that the oldest are dropped" flood_until 60 said b 'has dropped its oldest'
 check "the guest and its client go on" finish_client
@@ -231,7 +231,7 @@ end_sides
 # As a disk's failure the backup's thread gets a SIGBUS where the file has ended.
 start_primary a dop0 b --commit durable "${patient[@]}"
 start_standby b dop1 b a --log "$LAB/failing" --log-size 64M "${patient[@]}"
-check "a pair whose log's storage will fail forms" wait_protected a b 20
+check "a pair whose log's storage will fail forms" wait_protected a b 60
 start_client --rate 200 --seconds 60
 sleep 1
 truncate -s 0 "$LAB/failing"
@@ -257,13 +257,13 @@ rm -f "$LAB/log"
 start_primary a dop0 b --commit durable "${patient[@]}"
 start_standby b dop1 b a "${patient[@]}"
 check "a standby without --log refuses --commit durable" wait_said a 'has no --log'
-check "and ends, since waiting would not change that" ends_with b 6 10
+check "and ends, since waiting would not change that" ends_with b 6 60
 unset "HOST_PID[b]"
 start_standby b dop1 b a "${small[@]}" "${patient[@]}"
 check "a log that is too small for the guest is refused" wait_said b 'too small for a guest with 16 MiB'
-check "and that standby ends too" ends_with b 6 10
+check "and that standby ends too" ends_with b 6 60
 unset "HOST_PID[b]"
-check "the guest runs on without" wait_role a solo 5
+check "the guest runs on without" wait_role a solo 60
 end_sides
 mkdir "$LAB/disk"
 whole=$DOPPEL

@@ -81,7 +81,7 @@ died()
 # await_kill NAME ROLE POINT: the process dies at its point, or has just been killed.
 await_kill()
 {
-	wait_end "$1" 20 || bad "the $2 $1 did not come to $3"
+	wait_end "$1" 60 || bad "the $2 $1 did not come to $3"
 	[ "$HOST_STATUS" -eq 137 ] || bad "the $2 $1 has ended with $HOST_STATUS instead of being killed at $3"
 	died "$2" "$3"
 }
@@ -214,10 +214,10 @@ play()
 	fi
 	printf -v moment '0.%03d' $((RANDOM % 150))
 	if [ "$role" = standby ]; then
-		within 20 says "$backup" "waiting for a primary" || bad "standby $backup does not wait"
+		within 60 says "$backup" "waiting for a primary" || bad "standby $backup does not wait"
 	else
-		within 20 formed "$backup" "$victim" || bad "$LIVE and $backup did not become a pair"
-		has_ended "$victim" || holds "$LIVE" || within 2 has_ended "$victim" ||
+		within 60 formed "$backup" "$victim" || bad "$LIVE and $backup did not become a pair"
+		has_ended "$victim" || holds "$LIVE" || within 20 has_ended "$victim" ||
 			bad "generation $GENERATION is process $HOLDER's, but $LIVE runs"
 		[ "$1" -eq "$CHAIN_KILLS" ] || join $(($1 + 1)) "${PLACE[$victim]}"
 	fi
@@ -240,8 +240,8 @@ chain()
 	PLACE[p0]=a LIVE=p0
 	launch_primary p0 '' b --heartbeat-timeout "$PATIENT" "${GUEST[@]}"
 	join 1 b
-	within 20 says p0 "protected by" || bad "the first pair did not form"
-	begin_client --rate 60 --seconds 280
+	within 60 says p0 "protected by" || bad "the first pair did not form"
+	begin_client --rate 60 --seconds 600
 	for ((i = 1; i <= CHAIN_KILLS; i++)); do
 		play "$i"
 	done
@@ -270,19 +270,19 @@ hand_over()
 	else
 		launch_primary p '' s --heartbeat-timeout "$PATIENT"
 	fi
-	begin_client --rate 200 --deadline 0.1 --seconds 60
-	within 10 has_answered p || bad "the client gets no answers"
+	begin_client --rate 200 --deadline 0.1 --seconds 300
+	within 60 has_answered p || bad "the client gets no answers"
 	if [ "$1" = primary ]; then
 		launch_standby s '' s p --heartbeat-timeout "$PATIENT"
 	else
 		launch_standby s "crash=$2:1" s p --heartbeat-timeout "$HASTY"
 	fi
 	# A busy machine may be silent for long enough to be suspected before it is frozen.
-	within 20 formed s "$victim" || bad "p and s did not become a pair"
+	within 60 formed s "$victim" || bad "p and s did not become a pair"
 	has_ended "$other" || freeze "$other"
 	await_kill "$victim" "$1" "$2"
 	has_ended "$other" || thaw "$other"
-	wait_end "$other" 10 || bad "$other has not halted, although $victim had the next generation"
+	wait_end "$other" 60 || bad "$other has not halted, although $victim had the next generation"
 	[ "$HOST_STATUS" -eq 5 ] || bad "$other has ended with $HOST_STATUS, and not as deposed"
 	client_unharmed
 }
@@ -304,9 +304,9 @@ hand()
 release_at()
 {
 	pair_up "crash=$1:$((1 + RANDOM % 60))" '' "$PATIENT" "$PATIENT" || bad "p and s did not become a pair"
-	begin_client --closed 16 --seconds 60
+	begin_client --closed 16 --seconds 300
 	await_kill p primary "$1"
-	within 10 says s "live as generation" || bad "the backup did not go live"
+	within 60 says s "live as generation" || bad "the backup did not go live"
 	pause 0.1
 	client_content
 	holds s || bad "generation $GENERATION is process $HOLDER's, but s runs"
@@ -325,15 +325,15 @@ release()
 clone_before()
 {
 	launch_primary p crash=clone.before:1 s
-	within 20 holds p || bad "p did not start"
-	begin_client --rate 200 --deadline 0.1 --seconds 60
-	within 10 has_answered p || bad "the client gets no answers"
+	within 60 holds p || bad "p did not start"
+	begin_client --rate 200 --deadline 0.1 --seconds 300
+	within 60 has_answered p || bad "the client gets no answers"
 	launch_standby s '' s p
 	await_kill p primary clone.before
-	within 10 says s "was not accepted" || bad "the standby does not see that its clone was cut off"
+	within 60 says s "was not accepted" || bad "the standby does not see that its clone was cut off"
 	client_unharmed
 	launch_primary q '' s
-	within 20 says s "following the primary" || bad "the standby does not serve the next primary"
+	within 60 says s "following the primary" || bad "the standby does not serve the next primary"
 	holds q || bad "generation $GENERATION is process $HOLDER's, but q runs"
 	end_side q s
 }

@@ -18,7 +18,7 @@ lab_begin
 patient=(--heartbeat-timeout 10000)
 start_primary a dop0 b "${patient[@]}"
 start_standby b dop1 b a "${patient[@]}"
-check "a pair over $TRANSPORT forms" wait_protected a b 20
+check "a pair over $TRANSPORT forms" wait_protected a b 60
 clone_ms=$(host_status a clone_ms)
 least=$(($(host_status a clone_bytes) * 8 / (RATE_MBIT * 1000)))
 check "its clone takes the time that the link needs" test "${clone_ms%.*}" -ge "$least"
@@ -26,7 +26,7 @@ start_client --rate 100 --seconds 60
 sleep 3
 check "both have their roles under load" wait_protected a b 1
 kill_hard a
-check "the backup goes live" wait_role b solo 10
+check "the backup goes live" wait_role b solo 60
 sleep 1
 check "the client has seen nothing of all this" finish_client
 check "its answers have waited for the log's way there and the ack's way back" \
