@@ -57,7 +57,7 @@ make_pair()
 	start_primary a dop0 b --memory ${memory}M --interrupt-wait 10000 "$@" || return
 	DOPPEL=$CRASH_BUILD/doppel start_standby b dop1 b a --when-diverged "$when" "$@" || return
 	wait_protected a b 60 || return
-	start_client --rate 500 --window 8192 --seconds 300 --deadline 60
+	start_client --rate 500 --seconds 300 --deadline 60
 }
 
 # never_held PID: no generation is that process's.
