@@ -30,7 +30,7 @@ sanitizers)
 	part "unit tests, thread sanitizer" env -u BUILD make -s "$jobs" SANITIZE=thread unit
 	;;
 lab)
-	part "the lab" tests/run_integration.sh tests/lab/scenarios/*.sh
+	part "the lab" env TEST_SECONDS=1500 tests/run_integration.sh tests/lab/scenarios/*.sh
 	;;
 *)
 	part "unit tests" make -s "$jobs" BUILD="$BUILD" unit
