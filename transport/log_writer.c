@@ -22,6 +22,7 @@ struct log_writer {
 	uint64_t limit;  /* the head may go up to here without asking the sink again */
 	uint64_t position; /* of the last entry */
 	uint64_t first_ns; /* when the oldest unflushed entry was appended */
+	uint64_t cost_ns;  /* of a flush, a moving average */
 
 	const uint8_t *lent; /* memory from which payloads leave without a copy */
 	size_t lent_size;
@@ -188,10 +189,12 @@ int log_writer_flush(struct log_writer *writer)
 	unsigned count = 2 * writer->lent_count;
 	/* Never empty: behind each payload there is a trailer. */
 	writer->pieces[count++] = staged_piece(writer, writer->gathered, writer->head);
+	uint64_t began = now_ns();
 	int error =
 		writer->sink->write(writer->context, writer->flushed, writer->pieces, (int)count);
 	if (error)
 		return error;
+	writer->cost_ns = (7 * writer->cost_ns + (now_ns() - began)) / 8;
 	writer->flushed = writer->gathered = writer->head;
 	writer->lent_count = 0;
 	CRASH_POINT("flush.after");
@@ -200,11 +203,15 @@ int log_writer_flush(struct log_writer *writer)
 
 bool log_writer_flush_due(const struct log_writer *writer, uint64_t now)
 {
-	uint64_t gathered = writer->head - writer->flushed;
+	uint64_t gathered = writer->head - writer->flushed, wait = FLUSH_SHARE * writer->cost_ns;
+	if (wait < FLUSH_NS)
+		wait = FLUSH_NS;
+	if (wait > FLUSH_NS_MAX)
+		wait = FLUSH_NS_MAX;
 	/* `now` may be a little older than the entry: another clock reading of the same thread's
 	 * pass. */
 	return gathered >= FLUSH_BYTES || writer->lent_count >= FLUSH_LENT ||
-	       (gathered > 0 && now > writer->first_ns && now - writer->first_ns >= FLUSH_NS);
+	       (gathered > 0 && now > writer->first_ns && now - writer->first_ns >= wait);
 }
 
 uint64_t log_writer_head(const struct log_writer *writer)

@@ -14,7 +14,9 @@
  *
  * A flush happens when the caller asks for it (an output, a halt), when FLUSH_BYTES or FLUSH_LENT
  * payloads have gathered, or when log_writer_flush_due() says that the oldest entry has waited for
- * FLUSH_NS. What belongs into each flush besides (a MARK, D6) is the caller's to append first.
+ * FLUSH_NS; for longer, up to FLUSH_NS_MAX, where flushes are so dear (a slow machine, soft-RoCE) that they
+ * would take more than a FLUSH_SHARE-th of the time. What belongs into each flush besides (a MARK, D6) is the
+ * caller's to append first.
  */
 #pragma once
 
@@ -23,6 +25,8 @@
 
 #define FLUSH_BYTES (32u * 1024u)
 #define FLUSH_NS 200000u
+#define FLUSH_NS_MAX 5000000u
+#define FLUSH_SHARE 8u
 #define FLUSH_LENT 32u
 /* Of one flush. Further payloads are copied, as if they were not lent. */
 #define FLUSH_LENT_MAX 128u
@@ -65,7 +69,7 @@ int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t po
 int log_writer_flush(struct log_writer *writer) MUST_CHECK;
 
 /* Whether there are unflushed entries that are FLUSH_BYTES long, have FLUSH_LENT payloads that were lent,
- * or are older than FLUSH_NS. */
+ * or have waited as long as said above. */
 bool log_writer_flush_due(const struct log_writer *writer, uint64_t now);
 
 uint64_t log_writer_head(const struct log_writer *writer);    /* behind the last entry appended */

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #define SECRET 0xabcdef12345u
 #define RING 65536u
@@ -19,6 +20,7 @@ struct far {
 	unsigned writes;
 	int error;
 	bool delayed, unlimited;
+	long cost_ns; /* what a write takes, and more */
 	struct {
 		uint64_t lsn;
 		struct iovec piece;
@@ -53,6 +55,8 @@ static int far_write(void *context, uint64_t lsn, const struct iovec *pieces, in
 	if (far.error)
 		return far.error;
 	assert_int_equal(lsn, far.expected);
+	if (far.cost_ns > 0)
+		nanosleep(&(struct timespec){.tv_nsec = far.cost_ns}, NULL);
 	for (int i = 0; i < count; i++) {
 		assert_true(far.pending_count < 1024);
 		far.pending[far.pending_count].lsn = lsn;
@@ -291,6 +295,32 @@ static void a_flush_is_due_by_size_or_by_age(void **state)
 	assert_true(log_writer_flush_due(writer, now));
 }
 
+static void dear_flushes_are_fewer_but_come_in_time(void **state)
+{
+	(void)state;
+	far.cost_ns = FLUSH_NS_MAX / FLUSH_SHARE * 2;
+	for (unsigned i = 0; i < 16; i++) {
+		assert_int_equal(append(i, NULL), 0);
+		assert_int_equal(log_writer_flush(writer), 0);
+		far.consumed = far.expected;
+	}
+	uint64_t before = now_ns();
+	assert_int_equal(append(16, NULL), 0);
+	uint64_t after = now_ns();
+	assert_false(log_writer_flush_due(writer, before + FLUSH_NS_MAX - 1));
+	assert_true(log_writer_flush_due(writer, after + FLUSH_NS_MAX));
+	/* They have become cheap again. */
+	far.cost_ns = 0;
+	for (unsigned i = 17; i < 200; i++) {
+		assert_int_equal(append(i, NULL), 0);
+		assert_int_equal(log_writer_flush(writer), 0);
+		far.consumed = far.expected;
+	}
+	before = now_ns();
+	assert_int_equal(append(200, NULL), 0);
+	assert_true(log_writer_flush_due(writer, before + FLUSH_NS_MAX - 1));
+}
+
 static void a_failed_write_is_reported_and_loses_nothing(void **state)
 {
 	(void)state;
@@ -469,6 +499,7 @@ int main(void)
 		cmocka_unit_test_setup(staged_bytes_stay_until_they_are_written, fresh),
 		cmocka_unit_test_setup(a_log_that_starts_high_needs_no_word_from_the_sink, fresh),
 		cmocka_unit_test_setup(a_flush_is_due_by_size_or_by_age, fresh),
+		cmocka_unit_test_setup(dear_flushes_are_fewer_but_come_in_time, fresh),
 		cmocka_unit_test_setup(a_failed_write_is_reported_and_loses_nothing, fresh),
 		cmocka_unit_test_setup(an_entry_larger_than_the_ring_is_an_error, fresh),
 		cmocka_unit_test_setup(impossible_rings_are_refused, fresh),
