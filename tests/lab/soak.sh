@@ -6,8 +6,8 @@
 #
 # FAILOVERS is how many (10). SEED chooses the moments.
 
-. "${0%/*}/../lab.sh"
-. "${0%/*}/../guest.sh"
+. "${0%/*}/lab.sh"
+. "${0%/*}/guest.sh"
 LAB_MEMORY=2G VM=guest RANDOM=${SEED:=$((SRANDOM % 32768))}
 FAILOVERS=${FAILOVERS:-10}
 CONNECTIONS=200
