@@ -1,6 +1,6 @@
 #!/bin/bash
 #
-# The one scenario of the lab that every run of all tests includes: a guest outlives its host, between two
+# A scenario of the lab that every run of all tests includes: a guest outlives its host, between two
 # machines with an RDMA stack and a KVM of their own.
 #
 # Alone: its machines need both processors.
