@@ -305,7 +305,7 @@ static void measure_latency(struct primary *p, const char *name, struct manner m
 	for (uint64_t began = now_ns(), now = began; count < TRIPS_MAX && now - began < p->phase_ns;
 		count++) {
 		uint64_t before = now;
-		await(p, append(p, LOG_NET_RX, payload, SMALL), is_placed);
+		await(p, append(p, LOG_CONSOLE_RX, payload, SMALL), is_placed);
 		now = now_ns();
 		samples[count] = (double)(now - before) / 1e3;
 	}
