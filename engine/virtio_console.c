@@ -4,45 +4,20 @@
 
 enum { QUEUE_RX, QUEUE_TX };
 
-static void send_chain(struct virtio_console *console, struct device_env *env,
-	const struct virtqueue_chains *chain)
+static uint64_t send_chain(
+	struct virtio_mmio *mmio, struct device_env *env, const struct virtqueue_chains *chain)
 {
+	struct virtio_console *console = (struct virtio_console *)mmio;
 	uint8_t bytes[OUTPUT_MAX];
 	uint64_t length = chain->bytes < sizeof bytes ? chain->bytes : sizeof bytes;
 	console->tx_dropped += chain->bytes - length;
 	if (!length)
-		return;
+		return 0;
 	virtqueue_copy_out(chain, 0, bytes, length);
 	env->output(env, OUTPUT_CONSOLE, bytes, length);
 	console->tx_bytes += length;
 	console->spoken = 1;
-}
-
-static int transmit_all(
-	struct virtio_console *console, struct device_env *env, struct virtqueue *queue)
-{
-	struct virtqueue_chains chain;
-	uint16_t used = queue->used;
-	/* No more than one ring can hold, though what is written may look like further chains. */
-	for (uint32_t sent = 0; sent < VIRTQUEUE_MAX; sent++) {
-		int error = virtqueue_look(queue, env->memory, false, 1, UINT64_MAX, &chain);
-		if (error)
-			return error;
-		if (!chain.count)
-			break;
-		send_chain(console, env, &chain);
-		virtqueue_return(queue, env->memory, &chain, 0);
-	}
-	virtio_mmio_finish(&console->mmio, &virtio_console_kind, env, queue, used);
 	return 0;
-}
-
-static int notify(struct virtio_mmio *mmio, struct device_env *env, uint32_t index)
-{
-	/* New receive buffers need nothing here: whoever has typed bytes asks at each exit. */
-	return index == QUEUE_TX
-		       ? transmit_all((struct virtio_console *)mmio, env, &mmio->queue[index])
-		       : 0;
 }
 
 static void forget(struct virtio_mmio *mmio)
@@ -50,8 +25,12 @@ static void forget(struct virtio_mmio *mmio)
 	((struct virtio_console *)mmio)->spoken = 0;
 }
 
-const struct virtio_kind virtio_console_kind = {
-	.id = 3, .line = IRQ_CONSOLE, .queues = 2, .notify = notify, .reset = forget};
+const struct virtio_kind virtio_console_kind = {.id = 3,
+	.line = IRQ_CONSOLE,
+	.queues = 2,
+	.served = QUEUE_TX,
+	.serve = send_chain,
+	.reset = forget};
 
 bool virtio_console_in_use(struct virtio_console *console)
 {

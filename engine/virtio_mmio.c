@@ -85,12 +85,27 @@ void virtio_mmio_finish(struct virtio_mmio *mmio, const struct virtio_kind *kind
 		interrupt(mmio, kind, env, INTERRUPT_QUEUE);
 }
 
+/* The guest has told that there are chains in this queue. */
 static void notify(struct virtio_mmio *mmio, const struct virtio_kind *kind, struct device_env *env,
 	uint32_t index)
 {
-	if (index < kind->queues && virtio_mmio_queue(mmio, index) &&
-		kind->notify(mmio, env, index))
-		virtio_mmio_ask_for_reset(mmio, kind, env);
+	struct virtqueue *queue = index == kind->served ? virtio_mmio_queue(mmio, index) : NULL;
+	struct virtqueue_chains chain;
+	if (!queue)
+		return;
+	uint16_t used = queue->used;
+	/* The guest stands still, so there are at most `size` chains and no more come meanwhile;
+	 * one that makes the device's own writes look like new chains gets no more either. */
+	for (uint32_t i = 0; i < VIRTQUEUE_MAX; i++) {
+		if (virtqueue_look(queue, env->memory, kind->is_written, 1, UINT64_MAX, &chain)) {
+			virtio_mmio_ask_for_reset(mmio, kind, env);
+			return;
+		}
+		if (!chain.count)
+			break;
+		virtqueue_return(queue, env->memory, &chain, kind->serve(mmio, env, &chain));
+	}
+	virtio_mmio_finish(mmio, kind, env, queue, used);
 }
 
 void virtio_mmio_reset(struct virtio_mmio *mmio, const void *config, size_t length)

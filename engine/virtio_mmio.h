@@ -34,9 +34,16 @@ struct virtio_kind {
 	uint32_t line;
 	uint32_t queues;
 	uint64_t features; /* offered beside those that all devices offer */
-	/* The guest asks for a look at queue[index], which is ready. An error: the queue is broken, and
-	 * the device asks for a reset. */
-	int (*notify)(struct virtio_mmio *mmio, struct device_env *env, uint32_t index);
+	/*
+	 * The queue whose chains are taken as soon as the guest says that there are some, and whether they
+	 * are to be written to. New receive buffers need nothing then: whoever has something for them asks at
+	 * each exit.
+	 */
+	uint32_t served;
+	bool is_written;
+	/* Takes one of these chains; returns how many bytes of it were written. */
+	uint64_t (*serve)(struct virtio_mmio *mmio, struct device_env *env,
+		const struct virtqueue_chains *chain);
 	/* The driver resets the device; NULL: nothing but the registers changes. */
 	void (*reset)(struct virtio_mmio *mmio);
 };

@@ -43,14 +43,15 @@ static void bound_header(const struct virtio_net *net, struct frame_header *head
 		header->gso_size = header->header_length = 0;
 }
 
-static void send_chain(
-	struct virtio_net *net, struct device_env *env, const struct virtqueue_chains *chain)
+static uint64_t send_chain(
+	struct virtio_mmio *mmio, struct device_env *env, const struct virtqueue_chains *chain)
 {
+	struct virtio_net *net = (struct virtio_net *)mmio;
 	uint8_t frame[OUTPUT_MAX];
 	struct frame_header header;
 	if (chain->bytes < FRAME_HEADER + ETHER_HEADER || chain->bytes > sizeof frame) {
 		net->tx_dropped++;
-		return;
+		return 0;
 	}
 	virtqueue_copy_out(chain, 0, frame, chain->bytes);
 	memcpy(&header, frame, sizeof header);
@@ -58,32 +59,7 @@ static void send_chain(
 	memcpy(frame, &header, sizeof header);
 	env->output(env, OUTPUT_NET, frame, chain->bytes);
 	net->tx_frames++;
-}
-
-static int transmit_all(struct virtio_net *net, struct device_env *env, struct virtqueue *queue)
-{
-	struct virtqueue_chains chain;
-	uint16_t used = queue->used;
-	/* The guest stands still, so there are at most `size` chains and no more come meanwhile;
-	 * one that makes the device's own writes look like new chains gets no more either. */
-	for (uint32_t sent = 0; sent < VIRTQUEUE_MAX; sent++) {
-		int error = virtqueue_look(queue, env->memory, false, 1, UINT64_MAX, &chain);
-		if (error)
-			return error;
-		if (!chain.count)
-			break;
-		send_chain(net, env, &chain);
-		virtqueue_return(queue, env->memory, &chain, 0);
-	}
-	virtio_mmio_finish(&net->mmio, &virtio_net_kind, env, queue, used);
 	return 0;
-}
-
-static int notify(struct virtio_mmio *mmio, struct device_env *env, uint32_t index)
-{
-	/* New receive buffers need nothing here: whoever holds frames back asks at each exit. */
-	return index == QUEUE_TX ? transmit_all((struct virtio_net *)mmio, env, &mmio->queue[index])
-				 : 0;
 }
 
 const struct virtio_kind virtio_net_kind = {
@@ -92,7 +68,8 @@ const struct virtio_kind virtio_net_kind = {
 	.queues = 2,
 	.features = FEATURE_MAC | FEATURE_MERGEABLE | FEATURE_STATUS | FEATURE_CSUM |
 		    FEATURE_HOST_TSO4 | FEATURE_HOST_TSO6 | FEATURE_HOST_ECN | MERGED,
-	.notify = notify,
+	.served = QUEUE_TX,
+	.serve = send_chain,
 };
 
 bool virtio_net_takes_merged(const struct virtio_net *net)

@@ -641,14 +641,8 @@ static void an_interrupt_waits_for_a_moment_when_it_can_be_taken(void **state)
 		assert_true(tiny_get32(t, GUEST_TICKS) >= ROUNDS);
 		assert_true(!recording == (resyncs(t) == 0));
 		if (recording) {
-			uint64_t size = atomic_load(&t->written);
-			tiny_follow(twin, t->log, size);
-			replay_extend(&twin->machine, size);
-			replay_end_log(&twin->machine);
-			tiny_start(twin);
-			tiny_join(twin);
-			assert_powered_off(twin);
-			assert_same(t, twin);
+			assert_replays(t, twin);
+			continue;
 		}
 		tiny_free(t);
 		tiny_free(twin);
@@ -677,16 +671,7 @@ static void assert_floats(uint32_t rounding, uint8_t byte)
 	assert_memory_equal(first + 0x2000 + 160, first + 160, 128);
 	assert_memory_equal(last + 0x2000 + 160, last + 160, 128);
 	assert_memory_equal(last + 0x2000 + 24, &rounding, 4);
-	uint64_t size = atomic_load(&t->written);
-	tiny_follow(twin, t->log, size);
-	replay_extend(&twin->machine, size);
-	replay_end_log(&twin->machine);
-	tiny_start(twin);
-	tiny_join(twin);
-	assert_powered_off(twin);
-	assert_same(t, twin);
-	tiny_free(t);
-	tiny_free(twin);
+	assert_replays(t, twin);
 }
 
 /* What a processor has learned from page tables is not true any more when a resync has changed them. */
