@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define HANDLER_LENGTH 8u /* bytes, of its beginning */
+
 /* The range lies inside the file, without overflow. */
 static bool inside(const struct kernel_file *file, uint64_t offset, uint64_t length)
 {
@@ -49,17 +51,16 @@ static int load_segment(struct guest_memory *memory, const struct kernel_file *f
 	return 0;
 }
 
-/* The code that a section's header names, where it has been loaded; NULL: it has not. */
-static uint8_t *find_code(struct guest_memory *memory, const struct kernel_file *file,
-	const Elf64_Ehdr *header, const Elf64_Shdr *section)
+/* The bytes that belong at this address, where they have been loaded; NULL: they have not. */
+static uint8_t *find_bytes(struct guest_memory *memory, const struct kernel_file *file,
+	const Elf64_Ehdr *header, uint64_t address, uint64_t length)
 {
 	for (unsigned i = 0; i < header->e_phnum; i++) {
 		Elf64_Phdr segment = segment_of(file, header, i);
-		uint64_t offset = section->sh_addr - segment.p_vaddr;
-		if (segment.p_type == PT_LOAD && section->sh_addr >= segment.p_vaddr &&
-			offset <= segment.p_filesz && section->sh_size <= segment.p_filesz - offset)
-			return memory_write_ptr(
-				memory, gpa_of(segment.p_paddr + offset), section->sh_size);
+		uint64_t offset = address - segment.p_vaddr;
+		if (segment.p_type == PT_LOAD && address >= segment.p_vaddr &&
+			offset <= segment.p_filesz && length <= segment.p_filesz - offset)
+			return memory_write_ptr(memory, gpa_of(segment.p_paddr + offset), length);
 	}
 	return NULL;
 }
@@ -77,10 +78,26 @@ static void replace_rdtsc(
 			sizeof section);
 		if (section.sh_type != SHT_PROGBITS || !(section.sh_flags & SHF_EXECINSTR))
 			continue;
-		uint8_t *code = find_code(memory, file, header, &section);
+		uint8_t *code = find_bytes(memory, file, header, section.sh_addr, section.sh_size);
 		if (code)
 			rdtsc_replace(code, section.sh_size);
 	}
+}
+
+/* A kernel that is not Linux, or not as it should be, is left as it is. */
+static void trap_rdtsc(
+	struct guest_memory *memory, const struct kernel_file *file, const Elf64_Ehdr *header)
+{
+	uint64_t address = 0;
+	for (unsigned i = 0; address == 0 && i < header->e_phnum; i++) {
+		Elf64_Phdr segment = segment_of(file, header, i);
+		if (segment.p_type == PT_LOAD)
+			address = rdtsc_find_handler(
+				file->bytes + segment.p_offset, segment.p_filesz);
+	}
+	uint8_t *handler = find_bytes(memory, file, header, address, HANDLER_LENGTH);
+	if (handler)
+		rdtsc_trap(handler, HANDLER_LENGTH);
 }
 
 int elf_load(struct guest_memory *memory, const struct kernel_file *file, uint64_t lowest,
@@ -119,6 +136,7 @@ int elf_load(struct guest_memory *memory, const struct kernel_file *file, uint64
 		return fail(ENOEXEC, "%s starts at %#llx, where it loads nothing; link it right",
 			file->path, (unsigned long long)header.e_entry);
 	replace_rdtsc(memory, file, &header);
+	trap_rdtsc(memory, file, &header);
 	*entry = header.e_entry;
 	return 0;
 }

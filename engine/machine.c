@@ -88,15 +88,6 @@ static void serve_port(struct machine *m, struct kvm_run *run)
 	}
 }
 
-/* What stands where the kernel had RDTSC. */
-static void serve_tsc(struct machine *m, struct kvm_run *run)
-{
-	uint64_t tsc = tsc_at(m->exits);
-	memcpy((uint8_t *)run + run->io.data_offset, &tsc, 4);
-	run->s.regs.regs.rdx = tsc >> 32;
-	run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
-}
-
 static void serve_mmio(struct machine *m, struct kvm_run *run)
 {
 	unsigned size = run->mmio.len <= 8 ? run->mmio.len : 8;
@@ -120,11 +111,14 @@ static void serve(struct machine *m, int reason)
 	m->exits++;
 	atomic_store_explicit(&m->exits_shown, m->exits, memory_order_relaxed);
 	m->unfinished = true;
+	if (rdtsc_keep_trapped(&m->vcpu, &m->memory) < 0) {
+		machine_end(m, MACHINE_FAILED, "%s", fail_message());
+		return;
+	}
 	switch (reason) {
 	case KVM_EXIT_IO:
-		if (run->io.port == PORT_TSC && run->io.direction == KVM_EXIT_IO_IN &&
-			run->io.size == 4)
-			serve_tsc(m, run);
+		if (rdtsc_is_exit(run))
+			rdtsc_serve(&m->vcpu, &m->memory, tsc_at(m->exits));
 		else
 			serve_port(m, run);
 		break;

@@ -378,6 +378,30 @@ int vcpu_changes(struct vcpu *vcpu)
 	return 0;
 }
 
+int vcpu_set_cr4(struct vcpu *vcpu, uint64_t cr4)
+{
+	/* Not by SYNC_REGS: KVM leaves an interrupt in run->s.regs.sregs once it was there when KVM_RUN was
+	 * interrupted, and would deliver it again. */
+	struct kvm_sregs sregs;
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) == 0) {
+		sregs.cr4 = cr4;
+		vcpu->run->s.regs.sregs.cr4 = cr4;
+		if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) == 0)
+			return 0;
+	}
+	return fail(EIO, "KVM does not take a CR4 of %#llx: %s", (unsigned long long)cr4,
+		strerror(errno));
+}
+
+bool vcpu_translate(const struct vcpu *vcpu, uint64_t linear, gpa *physical)
+{
+	struct kvm_translation translation = {.linear_address = linear};
+	if (ioctl(vcpu->fd, KVM_TRANSLATE, &translation) < 0 || !translation.valid)
+		return false;
+	*physical = gpa_of(translation.physical_address);
+	return true;
+}
+
 int vcpu_forget(struct vcpu *vcpu)
 {
 	/* Both shadow page tables and the processors' translations go with the memory slot. */

@@ -87,6 +87,11 @@ uint64_t vcpu_ran_ns(void);
 int vcpu_track(struct vcpu *vcpu, bool on) MUST_CHECK;
 int vcpu_changes(struct vcpu *vcpu) MUST_CHECK;
 
+int vcpu_set_cr4(struct vcpu *vcpu, uint64_t cr4) MUST_CHECK;
+
+/* Where this address of the guest's own is, by the page tables that it uses now. False: nowhere. */
+bool vcpu_translate(const struct vcpu *vcpu, uint64_t linear, gpa *physical) MUST_CHECK;
+
 /* Guest memory was changed behind the back of a guest that has run: nothing that KVM or the processor
  * have learned from its page tables is used any more. */
 int vcpu_forget(struct vcpu *vcpu) MUST_CHECK;

@@ -1,11 +1,10 @@
-/* RDTSC taken out of code, and the counter that stands in for it. */
+/* RDTSC taken out of a kernel and kept from its programs, and the counter that stands in for it. */
+#include "tests/unit/broken.h"
+
+#include "engine/boot.h"
 #include "engine/rdtsc.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <string.h>
-#include <cmocka.h>
+#include <errno.h>
 
 static void each_becomes_an_exit_of_the_same_length(void **state)
 {
@@ -51,6 +50,200 @@ static void the_counter_only_grows(void **state)
 	assert_true(tsc_at(1ull << 40) > tsc_at((1ull << 40) - 1));
 }
 
+/* ---- the handler of #GP ---- */
+
+static void a_handler_exits_first_where_it_had_room(void **state)
+{
+	(void)state;
+	/* nop; nop; nop; cld; call …: and endbr64; call …; and push */
+	uint8_t handler[] = {0x90, 0x90, 0x90, 0xfc, 0xe8},
+		marked[] = {0xf3, 0x0f, 0x1e, 0xfa, 0xe8};
+	uint8_t push[] = {0x50, 0x53, 0x51, 0x52}, cut[] = {0x90};
+	assert_true(rdtsc_trap(handler, sizeof handler));
+	assert_memory_equal(handler, ((uint8_t[]){0xe6, PORT_TSC, 0x90, 0xfc, 0xe8}), 5);
+	assert_true(rdtsc_trap(marked, sizeof marked));
+	assert_memory_equal(marked, ((uint8_t[]){0xe6, PORT_TSC, 0x90, 0x90, 0xe8}), 5);
+	assert_false(rdtsc_trap(push, sizeof push));
+	assert_int_equal(push[0], 0x50);
+	assert_false(rdtsc_trap(cut, sizeof cut));
+	assert_int_equal(cut[0], 0x90);
+}
+
+static void the_handler_is_found_in_linuxs_list(void **state)
+{
+	(void)state;
+	uint8_t list[] = {0, 0, 0, 0, 0, 0, 0, 0, 0x0d, 0, 0, 0, 0x10, 0, 0, 0, 0, 0x8e, 0, 0, 0, 0,
+		0, 0, 0x20, 0x0b, 0xc0, 0x81, 0xff, 0xff, 0xff, 0xff};
+	assert_int_equal(rdtsc_find_handler(list, sizeof list), 0xffffffff81c00b20);
+	assert_int_equal(rdtsc_find_handler(list, sizeof list - 1), 0);
+	assert_int_equal(rdtsc_find_handler(list, 0), 0);
+	list[8] = 14;
+	assert_int_equal(rdtsc_find_handler(list, sizeof list), 0);
+}
+
+/* ---- a program's RDTSC ---- */
+
+#define ENTRY 0x10000u
+#define TASK 0xa000u
+#define POINTERS 0x9800u
+#define GATES 0xb000u
+#define TSD 4ull /* in CR4 */
+
+/*
+ * A kernel that has a program in ring 3, and a handler of #GP as it has been made to begin. The program asks the
+ * handler itself, by CLI, which it may not do: a host that ignores CR4.TSD has faults all the same. What is behind
+ * CLI is RDTSC's second byte, so that the handler sees either.
+ */
+/* clang-format off */
+__asm__(".pushsection .rodata\n"
+	".globl tsc_begin, tsc_handler, tsc_program, tsc_end\n"
+	"tsc_begin:\n"
+	"	movl $0x20000, %esp\n"
+	"	lgdt 0x9800\n"
+	"	lidt 0x9810\n"
+	"	movl $0x30, %eax\n"
+	"	ltr %ax\n"
+	"	pushq $0x2b\n"
+	"	pushq $0x20000\n"
+	"	pushq $2\n"
+	"	pushq $0x23\n"
+	"	leaq tsc_program(%rip), %rax\n"
+	"	pushq %rax\n"
+	"	iretq\n"
+	"tsc_program:\n"
+	"	movl $1, %eax\n"
+	"	movl $1, %edx\n"
+	"	cli\n"
+	"	nop\n"
+	"	outb %al, $0x80\n"
+	"	jmp tsc_program\n"
+	"tsc_handler:\n"
+	"	outb %al, $0xe0\n"
+	"	nop\n"
+	"	outb %al, $0x81\n"
+	"	addq $8, %rsp\n"
+	"	addq $2, (%rsp)\n"
+	"	iretq\n"
+	"tsc_end:\n"
+	".popsection\n");
+/* clang-format on */
+
+extern const uint8_t tsc_begin[], tsc_handler[], tsc_program[], tsc_end[];
+
+static struct guest_memory memory;
+static struct vcpu vcpu;
+
+static void put64(uint64_t address, uint64_t value)
+{
+	memcpy(memory.base + address, &value, sizeof value);
+}
+
+static void make_guest(void)
+{
+	uint64_t handler = ENTRY + (uint64_t)(tsc_handler - tsc_begin);
+	put64(BOOT_PAGE_TABLES, (BOOT_PAGE_TABLES + 0x1000) | 7);
+	put64(BOOT_PAGE_TABLES + 0x1000, (BOOT_PAGE_TABLES + 0x2000) | 7);
+	put64(BOOT_PAGE_TABLES + 0x2000, 0x87);
+	put64(BOOT_GDT + BOOT_CODE_SELECTOR, 0x00af9b000000ffff);
+	put64(BOOT_GDT + BOOT_DATA_SELECTOR, 0x00cf93000000ffff);
+	put64(BOOT_GDT + 0x20, 0x00affb000000ffff);
+	put64(BOOT_GDT + 0x28, 0x00cff3000000ffff);
+	put64(BOOT_GDT + 0x30, 0xfffull | (uint64_t)TASK << 16 | 0x89ull << 40);
+	put64(POINTERS, 0x3full | (uint64_t)BOOT_GDT << 16);
+	put64(POINTERS + 0x10, 0xfffull | (uint64_t)GATES << 16);
+	put64(GATES + 13 * 16, (handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 |
+				       0x8eull << 40 | (handler >> 16) << 48);
+	put64(TASK + 4, 0x30000);          /* the stack of ring 0 */
+	put64(TASK + 0x60, 0x68ull << 48); /* behind it all ports are allowed */
+	memcpy(memory.base + ENTRY, tsc_begin, (size_t)(tsc_end - tsc_begin));
+}
+
+static const struct kvm_regs *run_to(unsigned port)
+{
+	int reason;
+	do
+		reason = vcpu_run(&vcpu);
+	while (reason == -EINTR);
+	assert_int_equal(reason, KVM_EXIT_IO);
+	assert_int_equal(vcpu.run->io.port, port);
+	return &vcpu.run->s.regs.regs;
+}
+
+static void serve(uint64_t tsc)
+{
+	assert_true(rdtsc_is_exit(vcpu.run));
+	rdtsc_serve(&vcpu, &memory, tsc);
+}
+
+/* The byte with which the program's instruction begins, put there when its fault has happened. */
+static uint8_t *begins(void)
+{
+	return memory.base + ENTRY + (tsc_program - tsc_begin) + 10;
+}
+
+static void a_program_gets_an_answer_of_which_its_kernel_does_not_hear(void **state)
+{
+	(void)state;
+	if (access("/dev/kvm", R_OK | W_OK) != 0)
+		skip();
+	assert_int_equal(memory_create(&memory, 4 << 20), 0);
+	assert_int_equal(vcpu_create(&vcpu, &memory), 0);
+	assert_int_equal(vcpu_bind(&vcpu), 0);
+	make_guest();
+	assert_int_equal(vcpu_boot(&vcpu, ENTRY, 4 << 20), 0);
+
+	/* Where the handler exits, TSD stays set. Another fault is the kernel's. */
+	run_to(PORT_TSC);
+	assert_false(vcpu.run->s.regs.sregs.cr4 & TSD);
+	assert_int_equal(rdtsc_keep_trapped(&vcpu, &memory), 0);
+	assert_true(vcpu.run->s.regs.sregs.cr4 & TSD);
+	serve(77);
+	run_to(0x81);
+	assert_true(vcpu.run->s.regs.sregs.cr4 & TSD);
+	assert_int_equal(rdtsc_keep_trapped(&vcpu, &memory), 0);
+	const struct kvm_regs *regs = run_to(0x80);
+	assert_int_equal(regs->rax, 1);
+	assert_int_equal(regs->rdx, 1);
+
+	/* RDTSC is not. */
+	run_to(PORT_TSC);
+	begins()[0] = 0x0f, begins()[1] = 0x31;
+	serve(0x1234567890abcdef);
+	begins()[0] = 0xfa, begins()[1] = 0xfa; /* behind both, or there will be faults */
+	regs = run_to(0x80);
+	assert_int_equal(regs->rax, 0x90abcdef);
+	assert_int_equal(regs->rdx, 0x12345678);
+	assert_int_equal(regs->rsp, 0x20000);
+
+	begins()[1] = 0x90;
+
+	/* Nor is one whose kernel has nowhere to return from, or a stack that is not there. */
+	run_to(PORT_TSC);
+	begins()[0] = 0x0f, begins()[1] = 0x31;
+	uint64_t iret = (uint64_t)(tsc_end - tsc_begin) - 2;
+	assert_memory_equal(memory.base + ENTRY + iret, "\x48\xcf", 2);
+	memory.base[ENTRY + iret] = 0x90;
+	struct kvm_regs before = vcpu.run->s.regs.regs;
+	serve(5);
+	assert_memory_equal(&before, &vcpu.run->s.regs.regs, sizeof before);
+	memory.base[ENTRY + iret] = 0x48;
+	vcpu.run->s.regs.sregs.cr4 &= ~TSD;
+	memory.base[ENTRY + (tsc_handler - tsc_begin)] = 0x90;
+	assert_int_equal(rdtsc_keep_trapped(&vcpu, &memory), 0);
+	vcpu.run->s.regs.sregs.idt.base = 1ull << 40;
+	assert_int_equal(rdtsc_keep_trapped(&vcpu, &memory), 0);
+	assert_false(vcpu.run->s.regs.sregs.cr4 & TSD);
+	for (uint64_t rsp = 0x2fffd8; rsp != 0; rsp = rsp == 0x2fffd8 ? 1ull << 40 : 0) {
+		vcpu.run->s.regs.regs.rsp = rsp;
+		serve(5);
+		assert_int_equal(vcpu.run->s.regs.regs.rsp, rsp);
+	}
+
+	vcpu_unbind(&vcpu);
+	vcpu_destroy(&vcpu);
+	memory_destroy(&memory);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -58,6 +251,9 @@ int main(void)
 		cmocka_unit_test(the_same_bytes_inside_another_instruction_stay),
 		cmocka_unit_test(code_goes_on_behind_what_cannot_be_decoded),
 		cmocka_unit_test(the_counter_only_grows),
+		cmocka_unit_test(a_handler_exits_first_where_it_had_room),
+		cmocka_unit_test(the_handler_is_found_in_linuxs_list),
+		cmocka_unit_test(a_program_gets_an_answer_of_which_its_kernel_does_not_hear),
 	};
 	return !!cmocka_run_group_tests(tests, NULL, NULL);
 }
