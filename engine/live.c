@@ -76,10 +76,10 @@ static uint64_t released(const struct machine *m)
 }
 
 /*
- * Hands everything over, and tells the backup that we have come to this position, if it is news (D6). MARK
- * and RELEASED never wait for room; they are said again with the next flush. So they carry the digest
- * as it was at the last input or output: one that is stepped at a position, and then finds no room for
- * its entry, would be taken for a divergence (D5).
+ * Hands everything over, and tells the backup that we have come to this position (D6), unless an entry of
+ * this position has said it. MARK and RELEASED never wait for room; they are said again with the next
+ * flush. So they carry the digest as it was at the last input or output: one that is stepped at a
+ * position, and then finds no room for its entry, would be taken for a divergence (D5).
  */
 static void flush(struct machine *m)
 {
@@ -134,6 +134,7 @@ static bool append(
 						   machine_digest(m), payload, length, end);
 		if (error == 0) {
 			live->logged = *end;
+			live->told_reached = m->exits;
 			return true;
 		}
 		CHECK(D2, error == -EAGAIN, "the log refuses %s of %u bytes: %s",

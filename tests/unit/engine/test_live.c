@@ -159,6 +159,32 @@ static void a_full_log_stops_the_guest_not_the_log(void **state)
 	tiny_free(t);
 }
 
+/* D6: an entry tells its position itself. */
+static void a_mark_tells_only_what_no_entry_has_told(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_new();
+	struct machine *m = &t->machine;
+	struct log_entry entry;
+	tiny_record(t, SMALL_RING);
+	for (m->exits = 1; m->exits <= 2; m->exits++) {
+		if (m->exits == 1)
+			m->source->clock(m);
+		t->live.flush_wanted = true;
+		m->source->inputs(m);
+	}
+	struct log_reader reader = reader_of(t);
+	assert_true(tiny_walk(&reader, &entry));
+	assert_int_equal(entry.kind, LOG_CLOCK);
+	assert_int_equal(entry.position, 1);
+	assert_true(tiny_walk(&reader, &entry));
+	assert_int_equal(entry.kind, LOG_MARK);
+	assert_int_equal(*(const uint64_t *)entry.payload, 2);
+	assert_false(tiny_walk(&reader, &entry));
+	tiny_free(t);
+}
+
 /* D5: a position whose entries found no room has no digest either, or both sides would differ from
  * there on. A CLOCK and a MARK are 48 bytes each, and 1,365 of them leave 16 bytes of the ring. */
 static void the_digest_steps_only_where_an_entry_is_logged(void **state)
@@ -643,6 +669,7 @@ int main(void)
 		cmocka_unit_test(a_stop_after_the_guests_own_end_changes_nothing),
 		cmocka_unit_test(a_full_log_stops_the_guest_not_the_log),
 		cmocka_unit_test(a_guest_that_is_slowed_is_the_same_machine_and_answers),
+		cmocka_unit_test(a_mark_tells_only_what_no_entry_has_told),
 		cmocka_unit_test(the_digest_steps_only_where_an_entry_is_logged),
 		cmocka_unit_test(a_guest_that_waits_for_room_can_be_stopped),
 		cmocka_unit_test(a_guest_that_waits_for_room_goes_on_alone),
