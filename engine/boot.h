@@ -24,9 +24,10 @@
 #define BOOT_END 0x10000u      /* an ELF kernel's segments lie above */
 
 /* What Linux is told before what a person adds, who may say it again otherwise: its console, the devices
- * it cannot find by itself, and what it must not use or look for (D4). */
+ * it cannot find by itself, and what it must not use or look for (D4). Not notsc: its CPU has none, and
+ * a scheduler that is told of an unstable clock reads another one at each tick. */
 #define BOOT_COMMAND_DEFAULT                                                                       \
-	"console=ttyS0 pci=off noapic nolapic notsc no_timer_check lpj=1000000 io_delay=none "     \
+	"console=ttyS0 pci=off noapic nolapic no_timer_check lpj=1000000 io_delay=none "           \
 	"randomize_kstack_offset=off "                                                             \
 	"transparent_hugepage=never"
 
