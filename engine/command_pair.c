@@ -63,6 +63,7 @@ static void on_status(void *context, json_t *status)
 		put(status, "session", session->id);
 		put(status, "ring_bytes", session->ring);
 		put(status, "log_bytes", flushed);
+		put(status, "log_entries", atomic_load(&pair->host.live.entries));
 		put(status, "received_bytes", session_received(session));
 		put(status, "replayed_bytes", replayed);
 		put(status, "durable_bytes", session_durable(session));

@@ -38,9 +38,12 @@ static void on_status(void *context, json_t *status)
 {
 	const struct run *run = context;
 	json_object_set_new(status, "role", json_string("run"));
-	if (run->log)
+	if (run->log) {
 		json_object_set_new(status, "log_bytes",
 			json_integer((json_int_t)atomic_load(&run->host.live.flushed)));
+		json_object_set_new(status, "log_entries",
+			json_integer((json_int_t)atomic_load(&run->host.live.entries)));
+	}
 }
 
 /* What is handed to the kernel survives this process: then an output may leave. */

@@ -53,6 +53,7 @@ static void hand_over(struct machine *m)
 		return;
 	if (error < 0)
 		live->broken = true;
+	atomic_store_explicit(&live->entries, log_writer_entries(live->log), memory_order_relaxed);
 	atomic_store_explicit(&live->flushed, log_writer_flushed(live->log), memory_order_release);
 	free_frames(live);
 	if (live->output_sealed && !live->acks_ring)

@@ -50,6 +50,7 @@ struct live {
 
 	_Atomic uint64_t
 		flushed; /* LSN up to which the log has been handed over; any thread reads */
+	_Atomic uint64_t entries; /* of that log; any thread reads */
 	/* The guest takes merged frames. Said to whoever makes them; of those that are on their way
 	 * when it changes, the device drops what it must. */
 	_Atomic bool may_merge;

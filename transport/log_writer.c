@@ -21,6 +21,7 @@ struct log_writer {
 	uint64_t origin; /* the LSN that lies at the staging ring's first byte, or a lap below it */
 	uint64_t limit;  /* the head may go up to here without asking the sink again */
 	uint64_t position; /* of the last entry */
+	uint64_t entries;
 	uint64_t first_ns; /* when the oldest unflushed entry was appended */
 	uint64_t cost_ns;  /* of a flush, a moving average */
 
@@ -171,6 +172,7 @@ int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t po
 	}
 	writer->head += size;
 	writer->position = position;
+	writer->entries++;
 	CHECK(L3, writer->head - writer->flushed <= writer->size,
 		"%llu bytes gathered in a ring of %llu",
 		(unsigned long long)(writer->head - writer->flushed),
@@ -212,6 +214,11 @@ bool log_writer_flush_due(const struct log_writer *writer, uint64_t now)
 	 * pass. */
 	return gathered >= FLUSH_BYTES || writer->lent_count >= FLUSH_LENT ||
 	       (gathered > 0 && now > writer->first_ns && now - writer->first_ns >= wait);
+}
+
+uint64_t log_writer_entries(const struct log_writer *writer)
+{
+	return writer->entries;
 }
 
 uint64_t log_writer_head(const struct log_writer *writer)

@@ -74,5 +74,6 @@ bool log_writer_flush_due(const struct log_writer *writer, uint64_t now);
 
 uint64_t log_writer_head(const struct log_writer *writer);    /* behind the last entry appended */
 uint64_t log_writer_flushed(const struct log_writer *writer); /* behind the last entry flushed */
+uint64_t log_writer_entries(const struct log_writer *writer); /* appended so far */
 /* The consumer has finished below this LSN. */
 uint64_t log_writer_consumed(const struct log_writer *writer);

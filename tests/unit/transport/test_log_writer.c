@@ -162,6 +162,7 @@ static void entries_gather_and_leave_together(void **state)
 	assert_int_equal(log_writer_flush(writer), 0);
 	assert_int_equal(far.writes, 1);
 	assert_int_equal(log_writer_flushed(writer), ends[3]);
+	assert_int_equal(log_writer_entries(writer), 4);
 	assert_int_equal(log_writer_flush(writer), 0);
 	assert_int_equal(far.writes, 1);
 	for (uint64_t i = 0; i < 4; i++) {
