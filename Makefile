@@ -35,7 +35,7 @@ libraries = $(foreach f,$(NEEDS_$(1)),$(LIBS_$(f)))
 
 TESTS := $(foreach f,$(FOLDERS),$(patsubst %.c,%,$(wildcard tests/unit/$(f)/test_*.c)))
 
-.PHONY: all demo unit check check-full bench bench-transport clean help guests
+.PHONY: all demo unit check check-full bench bench-transport bench-linux clean help guests
 all: $(BUILD)/doppel $(BUILD)/tests/client/client $(BUILD)/tests/lab/wire guests
 
 help:
@@ -47,6 +47,7 @@ help:
 	@echo "make lab        two machines in QEMU with soft-RoCE; see tests/lab/lab.mk"
 	@echo "make bench      reports latency, log and pause"
 	@echo "make bench-transport  the log's speed beside memcpy, and in the lab beside perftest"
+	@echo "make bench-linux  in the lab: a stock guest and its servers, alone and protected; ROUNDS=3"
 	@echo "make clean      removes the build folders"
 	@echo "BUILD=dir, SANITIZE=address,undefined or thread, CRASH_POINTS=1, V=1: see the Makefile's top"
 
@@ -118,6 +119,10 @@ $(BUILD)/tests/bench/bench_transport: $(BUILD)/tests/bench_transport.o $(call ar
 bench-transport:
 	$(prepare) $(BUILD)/tests/bench/bench_transport
 	$(Q)BUILD=$(BUILD) tests/bench_transport.sh
+
+bench-linux:
+	$(prepare)
+	$(Q)BUILD=$(BUILD) tests/lab/bench_linux.sh
 
 clean:
 	$(Q)rm -rf build build-*

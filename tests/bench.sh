@@ -15,51 +15,12 @@
 set -u
 cd "${0%/*}/.." || exit
 . tests/integration/lib.sh
+. tests/figures.sh
 
 ROUNDS=${1:-5} EACH=${2:-2}
 STEADY=250 # requests a second
 MANY=16    # requests without an answer
 DEATHS=4 TIMEOUT_MS=500
-
-# Values by name, separated by blanks, one a round.
-declare -A FIGURES=()
-
-figure()
-{
-	FIGURES[$1]="${FIGURES[$1]:-} $2"
-}
-
-calculate()
-{
-	awk "BEGIN { printf \"%.6f\", $1 }"
-}
-
-# middle NAME: the median; nothing when there is no value.
-middle()
-{
-	tr ' ' '\n' <<<"${FIGURES[$1]:-}" | sort -g | awk 'NF { v[++n] = $1 }
-		END { if (n) printf "%.6f", (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2 }'
-}
-
-# spread NAME DECIMALS: the median and, in brackets, the least and the most.
-spread()
-{
-	tr ' ' '\n' <<<"${FIGURES[$1]:-}" | sort -g | awk -v d="$2" 'NF { v[++n] = $1 }
-		END { if (n) printf "%.*f (%.*f-%.*f)", d, (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2,
-			d, v[1], d, v[n]; else printf "-" }'
-}
-
-# row TITLE DECIMALS EXPECTED NAME...: a line of the table, a column for each name; "-" is an empty one.
-row()
-{
-	local title=$1 decimals=$2 expected=$3 name
-	shift 3
-	printf '  %-29s' "$title"
-	for name in "$@"; do
-		printf ' %-22s' "$(spread "$name" "$decimals")"
-	done
-	printf ' %s\n' "$expected"
-}
 
 # above NAME LIMIT: whether the median is above the limit.
 above()
@@ -75,13 +36,7 @@ cpu_ns()
 
 machine()
 {
-	local kind=hardware processor commit
-	hardware_kvm || kind=software
-	processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sort -u | head -n 1)
-	commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
-	[ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit=$commit+changes
-	echo "machine: Linux $(uname -r), $processor, $(nproc) cores, /dev/kvm $kind, commit $commit," \
-		"load $(cut -d ' ' -f 1 /proc/loadavg)"
+	if hardware_kvm; then machine_line hardware; else machine_line software; fi
 }
 
 # load KIND PACE PROCESS...: the client works for a while; its figures are KIND.PACE.*.
@@ -113,11 +68,6 @@ load()
 	figure "$what.lag50" "$(host_status "$2" lag_p50_ms)"
 	figure "$what.lag99" "$(host_status "$2" lag_p99_ms)"
 	figure "$what.slowed" "$(calculate "($(host_status "$1" slowed_ms) - $slowed) / 10 / $EACH")"
-}
-
-last()
-{
-	echo "${FIGURES[$1]##* }"
 }
 
 measure_alone()

@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+#
+# Figures that are measured in rounds, and the tables of them. Sourced by the benches.
+
+# Values by name, separated by blanks, one a round.
+declare -A FIGURES=()
+
+figure()
+{
+	FIGURES[$1]="${FIGURES[$1]:-} $2"
+}
+
+# last NAME: of this round.
+last()
+{
+	echo "${FIGURES[$1]##* }"
+}
+
+calculate()
+{
+	awk "BEGIN { printf \"%.6f\", $1 }"
+}
+
+# middle NAME: the median; nothing when there is no value.
+middle()
+{
+	tr ' ' '\n' <<<"${FIGURES[$1]:-}" | sort -g | awk 'NF { v[++n] = $1 }
+		END { if (n) printf "%.6f", (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2 }'
+}
+
+# spread NAME DECIMALS: the median and, in brackets, the least and the most.
+spread()
+{
+	tr ' ' '\n' <<<"${FIGURES[$1]:-}" | sort -g | awk -v d="$2" 'NF { v[++n] = $1 }
+		END { if (n) printf "%.*f (%.*f-%.*f)", d, (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2,
+			d, v[1], d, v[n]; else printf "-" }'
+}
+
+# row TITLE DECIMALS EXPECTED NAME...: a line of the table, a column for each name; "-" is an empty one.
+row()
+{
+	local title=$1 decimals=$2 expected=$3 name
+	shift 3
+	printf '  %-29s' "$title"
+	for name in "$@"; do
+		printf ' %-22s' "$(spread "$name" "$decimals")"
+	done
+	printf ' %s\n' "$expected"
+}
+
+# machine_line KVM: what it was measured on.
+machine_line()
+{
+	local processor commit
+	processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sort -u | head -n 1)
+	commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+	[ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit=$commit+changes
+	echo "machine: Linux $(uname -r), $processor, $(nproc) cores, /dev/kvm $1, commit $commit," \
+		"load $(cut -d ' ' -f 1 /proc/loadavg)"
+}
