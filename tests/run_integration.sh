@@ -6,8 +6,9 @@
 #     failed SENTENCE
 #     skip SENTENCE: REASON
 #
-# and whatever else helps, and exits with 0 if none failed. What a failed one printed comes at the end,
-# where nobody has to look for it. BUILD and CRASH_BUILD name the build folders.
+# and whatever else helps, and exits with 0 if none failed. What a failed one printed comes behind all
+# of them, and once more, directly before the counts, no more of it than says what has failed: of a long run
+# the end may be all that is kept. BUILD and CRASH_BUILD name the build folders.
 #
 # AT_ONCE=N runs N tests beside one another, since most of them mostly wait, and tells of them in their order
 # all the same. Then two lines in a test's own text count:
@@ -68,6 +69,17 @@ await_one()
 	done
 }
 
+# shorten FILE: the sentences that have failed, each with the first lines that explain it, 12 lines at most; of a
+# test that has none its last lines.
+shorten()
+{
+	if grep -q '^failed' "$1"; then
+		awk '/^failed/ { left = 5 } !/^failed|^    / { left = 0 } left-- > 0' "$1" | head -n 12
+	else
+		tail -n 5 "$1"
+	fi
+}
+
 # report N: what a test has come to, in a line or some.
 report()
 {
@@ -78,6 +90,7 @@ report()
 	if [ "${status[$1]}" -ne 0 ] || [ "$f" -ne 0 ] || [ $((p + s)) -eq 0 ]; then
 		echo "  failed ${test##*/} (status ${status[$1]}, ${seconds[$1]} s)"
 		{ echo "== $test, which failed with status ${status[$1]}, said:" && cat "$output"; } >>"$work/reports"
+		{ echo "== $test failed with status ${status[$1]}:" && shorten "$output"; } >>"$work/failures"
 		[ "$f" -gt 0 ] || f=1
 	else
 		echo "  ok ${test##*/} ($p, ${seconds[$1]} s)"
@@ -86,7 +99,7 @@ report()
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
-: >"$work/reports"
+touch "$work/reports" "$work/failures"
 for n in "${first[@]}" "${others[@]}"; do
 	[ "$n" -lt "$together" ] || at_once=1
 	while [ "$running" -ge "$at_once" ]; do
@@ -97,6 +110,6 @@ done
 while [ "$running" -gt 0 ]; do
 	await_one
 done
-cat "$work/reports"
+cat "$work/reports" "$work/failures"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]
