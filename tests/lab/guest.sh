@@ -58,8 +58,7 @@ guest_add()
 {
 	local tree=$1 file=$2 library
 	mkdir -p "$tree/${file%/*}" "$tree/lib64" && cp -L "$GUEST_PACKAGES/$file" "$tree/$file" || return
-	ldd "$GUEST_PACKAGES/$file" | sed -n -e 's/.*=> \(\/[^ ]*\) .*/\1/p' -e 's/^[[:space:]]*\(\/[^ ]*\) .*/\1/p' \
-		-e 's/^[[:space:]]*\([^ ]*\) => not found/missing-\1/p' >"$LAB/libraries"
+	image_libraries_of "$GUEST_PACKAGES/$file" >"$LAB/libraries"
 	while IFS= read -r library; do
 		[ -e "$tree/lib64/${library##*/}" ] || cp -L "$library" "$tree/lib64/" || return
 	done <"$LAB/libraries"

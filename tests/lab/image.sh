@@ -180,6 +180,16 @@ image_programs()
 	done
 }
 
+# image_libraries_of FILE...: what they load, by path, each once; missing-NAME is what this system has not.
+image_libraries_of()
+{
+	local file
+	for file; do
+		ldd "$file" 2>/dev/null
+	done | sed -n -e 's/.*=> \(\/[^ ]*\) .*/\1/p' -e 's/^[[:space:]]*\(\/[^ ]*\) .*/\1/p' \
+		-e 's/^[[:space:]]*\([^ ]*\) => not found/missing-\1/p' | sort -u
+}
+
 # Everything of this system that the programs and tools load, at run time too: DPDK's drivers, libibverbs'
 # provider, what ends a thread.
 image_libraries()
@@ -191,9 +201,7 @@ image_libraries()
 	echo "$plugins"
 	ls /usr/lib/x86_64-linux-gnu/libgcc_s.so.1 /lib/x86_64-linux-gnu/libgcc_s.so.1 2>/dev/null
 	# shellcheck disable=SC2046,SC2086  # lists of words
-	for program in $(image_programs) $plugins $(command -v $IMAGE_TOOLS); do
-		ldd "$program" 2>/dev/null
-	done | sed -n -e 's/.*=> \(\/[^ ]*\) .*/\1/p' -e 's/^[[:space:]]*\(\/[^ ]*\) .*/\1/p' | sort -u
+	image_libraries_of $(image_programs) $plugins $(command -v $IMAGE_TOOLS)
 }
 
 # image_pack FOLDER >ARCHIVE

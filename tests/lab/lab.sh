@@ -488,6 +488,18 @@ summary()
 	grep -o "\b$1=[^ ]*" "$LAB/$CLIENT/out" | sed 's/^[^=]*=//'
 }
 
+# outlive_host X NAME: the host of the primary is killed, its backup NAME goes live, and the client has seen
+# nothing wrong but a pause.
+outlive_host()
+{
+	kill_host "$1"
+	check "the backup goes live when the primary's host is killed" wait_role "$2" solo 30
+	check "the client goes on" finish_client 90
+	check "every request is answered, and counts once" equal "requests without an answer" "$(summary lost)" 0
+	echo "figure requests=$(summary requests) answered=$(summary answered) repeated=$(summary repeated) pause_ms=$(summary pause_ms)"
+	sed -n 's/^\(doppel: \)*\(live as generation .*\)/figure \2/p' "$LAB/$2/log"
+}
+
 # ---- by hand ----
 
 # shell X: this terminal becomes one of machine X, until Control-].
