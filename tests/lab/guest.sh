@@ -9,6 +9,14 @@
 #   guest_make servers FILE... the same with these files of the packages, such as usr/sbin/lighttpd, and the
 #                              libraries that they need
 #   $GUEST_PACKAGES/usr/bin    the packages' programs on the scenario's own machine
+#
+# and a pair that protects one, whose primary dies again and again:
+#
+#   guest_protect              LIVE and BACKUP are the names of its sides, HOST_OF says where each runs
+#   guest_says TEXT            the console of LIVE
+#   guest_type LINE            the same
+#   fail_over N                LIVE dies, and BACKUP is LIVE
+#   protect_again N            a new BACKUP, where the dead one was
 
 # And libraries that only they need; the others are this system's own.
 GUEST_NAMES="redis-server redis-tools lighttpd memcached libjemalloc2 liblzf1 libhiredis0.14"
@@ -62,4 +70,80 @@ guest_add()
 	while IFS= read -r library; do
 		[ -e "$tree/lib64/${library##*/}" ] || cp -L "$library" "$tree/lib64/" || return
 	done <"$LAB/libraries"
+}
+
+# ---- a pair that protects it ----
+
+LIVE='' BACKUP='' SIDES=0
+declare -A HOST_OF=()
+
+# These machines are slow: what takes a real one a millisecond takes them 30.
+PAIR="--console - --interrupt-wait 50 --lag 3000"
+
+# join X: a standby on X.
+join()
+{
+	SIDES=$((SIDES + 1))
+	BACKUP=side$SIDES
+	HOST_OF[$BACKUP]=$1
+	start_standby "$BACKUP" "$1" "$PAIR" "<>/run/$BACKUP/keys"
+}
+
+# guest_protect: its primary on a, and its backup on b.
+guest_protect()
+{
+	join b
+	LIVE=side0
+	HOST_OF[$LIVE]=a
+	start_host "$LIVE" a primary --kernel /lab/guest.kernel --initrd /lab/guest.initrd \
+		--standby "$(log_address b)" "$PAIR" "<>/run/$LIVE/keys"
+	check "two hosts protect a stock guest" wait_protected "$LIVE" "$BACKUP" 60
+}
+
+# guest_says TEXT: on the console of LIVE, since it is that.
+guest_says()
+{
+	grep -aq "$1" "$LAB/$LIVE/out"
+}
+
+# guest_type LINE: at the console of LIVE.
+guest_type()
+{
+	on "${HOST_OF[$LIVE]}" "echo '$1' >/run/$LIVE/keys"
+}
+
+# fail_over N: at a moment within four seconds the process of LIVE is killed, or its whole host, which comes
+# back: every second time. The backup is LIVE then, and the other host is VACANT.
+fail_over()
+{
+	local victim=$LIVE how=process
+	VACANT=${HOST_OF[$LIVE]}
+	sleep "$((RANDOM % 4)).$((RANDOM % 1000))"
+	if [ $(($1 % 2)) = 0 ]; then
+		how=host
+		kill_host "$VACANT"
+	else
+		on "$VACANT" "kill -KILL \$(cat /lab/$victim/pid)"
+	fi
+	LIVE=$BACKUP
+	check "failover $1: the backup goes live when the primary's $how is killed" wait_role "$LIVE" solo 60
+	if [ "$how" = host ]; then
+		boot_host "$VACANT"
+		await_boot "$VACANT"
+	fi
+}
+
+# protect_again N: behind fail_over.
+protect_again()
+{
+	join "$VACANT"
+	check "failover $1: two hosts protect it again" wait_protected "$LIVE" "$BACKUP" 120
+}
+
+# pauses_ms: how long the guest has stood still in all failovers.
+pauses_ms()
+{
+	cat "$LAB"/side*/log |
+		sed -n 's/.*live as generation .*: silence \([0-9]*\).*replay of the rest \([0-9]*\).*release \([0-9]*\).*/\1 \2 \3/p' |
+		awk '{ n += $1 + $2 + $3 } END { print n + 0 }'
 }

@@ -4,7 +4,7 @@
 #   make lab SCENARIO=kvm            one of them: tests/lab/scenarios/kvm.sh
 #   make lab SHELL=1                 no scenario: a prompt, and a shell on each machine
 #   make lab SCENARIO=kvm SHELL=1    a prompt behind the scenario
-#   make soak N=50                   tests/lab/soak.sh with that many failovers, about 40 s each
+#   make soak N=50                   the scenario servers with that many failovers, about 40 s each
 
 # SHELL is make's own word for what runs its commands, and the command line overrides the makefile.
 ifeq ($(SHELL),1)
@@ -20,12 +20,12 @@ $(BUILD)/tests/lab/%: $(BUILD)/tests/lab/%.o
 .PHONY: lab soak
 soak:
 	$(prepare)
-	$(Q)BUILD=$(BUILD) FAILOVERS=$(or $(N),50) tests/lab/soak.sh
+	$(Q)BUILD=$(BUILD) FAILOVERS=$(or $(N),50) tests/lab/scenarios/servers.sh
 
 lab:
 	$(prepare)
 ifdef LAB_SHELL
 	$(Q)BUILD=$(BUILD) LAB_SHELL=1 $(or $(scenario),tests/lab/prompt.sh)
 else
-	$(Q)BUILD=$(BUILD) tests/run_integration.sh $(or $(scenario),tests/lab/scenarios/*.sh)
+	$(Q)BUILD=$(BUILD) TEST_SECONDS=1500 tests/run_integration.sh $(or $(scenario),tests/lab/scenarios/*.sh)
 endif

@@ -6,8 +6,8 @@
 #
 # FAILOVERS is how many (10). SEED chooses the moments.
 
-. "${0%/*}/lab.sh"
-. "${0%/*}/guest.sh"
+. "${0%/*}/../lab.sh"
+. "${0%/*}/../guest.sh"
 LAB_MEMORY=2G VM=guest RANDOM=${SEED:=$((SRANDOM % 32768))}
 FAILOVERS=${FAILOVERS:-10}
 CONNECTIONS=200
@@ -114,67 +114,8 @@ wait_client()
 	equal "the status of $1" "$status" 0 && [ ! -s "$LAB/$1/log" ]
 }
 
-# ---- the guest ----
-
-LIVE='' BACKUP='' STARTED=0
-declare -A HOST_OF=()
-
-# These machines are slow: what takes a real one a millisecond takes them 30.
-PAIR="--console - --interrupt-wait 50 --lag 3000"
-
-# join X: a new standby on X.
-join()
-{
-	STARTED=$((STARTED + 1))
-	BACKUP=side$STARTED
-	HOST_OF[$BACKUP]=$1
-	start_standby "$BACKUP" "$1" "$PAIR" "<>/run/$BACKUP/keys"
-}
-
-says()
-{
-	grep -aq "$2" "$LAB/$1/out"
-}
-
-# type_keys NAME LINE: at the console of this side.
-type_keys()
-{
-	on "${HOST_OF[$1]}" "echo '$2' >/run/$1/keys"
-}
-
-# The primary dies; the backup is LIVE then, and another one joins where the dead one was.
-fail_over()
-{
-	local victim=$LIVE host=${HOST_OF[$LIVE]} how=process
-	check "failover $1: the console takes what is typed" type_keys "$LIVE" "typed=$((1000 + $1))"
-	sleep "$((RANDOM % 4)).$((RANDOM % 1000))"
-	if [ $(($1 % 2)) = 0 ]; then
-		how=host
-		kill_host "$host"
-	else
-		on "$host" "kill -KILL \$(cat /lab/$victim/pid)"
-	fi
-	LIVE=$BACKUP
-	check "failover $1: the backup goes live when the primary's $how is killed" wait_role "$LIVE" solo 60
-	if [ "$how" = host ]; then
-		boot_host "$host"
-		await_boot "$host"
-	fi
-	# shellcheck disable=SC2016  # the guest's shell knows it
-	type_keys "$LIVE" 'echo typed $typed'
-	check "failover $1: its console goes on where the other one ended" \
-		until_true 30 says "$LIVE" "^typed $((1000 + $1))"
-	join "$host"
-	check "failover $1: two hosts protect it again" wait_protected "$LIVE" "$BACKUP" 120
-}
-
-join b
-LIVE=side0
-HOST_OF[$LIVE]=a
-start_host "$LIVE" a primary --kernel /lab/guest.kernel --initrd /lab/guest.initrd \
-	--standby "$(log_address b)" "$PAIR" "<>/run/$LIVE/keys"
-check "two hosts protect a stock guest" wait_protected "$LIVE" "$BACKUP" 60
-check "it serves" until_true 180 says "$LIVE" "^guest: serving"
+guest_protect
+check "it serves" until_true 180 guest_says "^guest: serving"
 begin redis1 redis_client 1
 begin redis2 redis_client 2
 begin web web_client
@@ -192,7 +133,13 @@ SERVING=$(host_status "$LIVE" exits)
 check "all of its memory has been compared" until_true 300 swept
 check "two hosts still protect it" wait_protected "$LIVE" "$BACKUP" 120
 for ((n = 1; n <= FAILOVERS && CASES_FAILED == 0; n++)); do
+	check "failover $n: the console takes what is typed" guest_type "typed=$((1000 + n))"
 	fail_over "$n"
+	# shellcheck disable=SC2016  # the guest's shell knows it
+	guest_type 'echo typed $typed'
+	check "failover $n: its console goes on where the other one ended" \
+		until_true 30 guest_says "^typed $((1000 + n))"
+	protect_again "$n"
 done
 sleep 2
 : >"$LAB/stop"
@@ -206,8 +153,7 @@ check "none of $CONNECTIONS connections to memcached has ended, and what was sto
 echo "figure memcached: turns=$(grep -c . "$LAB/memcached/out")"
 kill -INT "${CLIENT_PID[ping]}"
 wait "${CLIENT_PID[ping]}"
-pause_ms=$(cat "$LAB"/side*/log | sed -n 's/.*live as generation .*: silence \([0-9]*\).*replay of the rest \([0-9]*\).*release \([0-9]*\).*/\1 \2 \3/p' |
-	awk '{ n += $1 + $2 + $3 } END { print n + 0 }')
+pause_ms=$(pauses_ms)
 lost=$(sed -n 's/\([0-9]*\) packets transmitted, \([0-9]*\) .*/\1 \2/p' "$LAB/ping/out" | awk '{ print $1 - $2 }')
 check "ping loses no more than the pauses account for" test "${lost:-x}" -le $((pause_ms / 200 + 2 * FAILOVERS))
 echo "figure ping: lost=$lost pauses_ms=$pause_ms"
