@@ -203,8 +203,9 @@ int host_boot(struct host *host)
 	int error = host_make_machine(host, memory, config->mac);
 	if (error)
 		return error;
-	cmos_set_time(&m->board.cmos, (uint64_t)time(NULL));
 	error = boot_load(&m->memory, config->kernel, config->initrd, config->append, &entry);
+	/* Not before: to load it can take seconds. */
+	cmos_set_time(&m->board.cmos, (uint64_t)time(NULL));
 	return error ? error : vcpu_boot(&m->vcpu, entry, memory);
 }
 
