@@ -13,18 +13,36 @@
 #define SHORT_NS 20000000u    /* until a frame that finds too few buffers is dropped */
 #define KEPT_NS 1000000u      /* halted while the log still sends frames: their buffers are few */
 #define FORGET_NS 1000000000u /* a resync ships what was changed since about then */
+#define STEP_NS 500000000u    /* the guest's time goes on by no more at once */
 
 void live_set_time(struct live *live, uint64_t guest_ns, uint64_t host_ns)
 {
 	live->guest_ns = guest_ns;
 	live->host_ns = host_ns;
+	live->behind_ns = 0;
 }
 
+/*
+ * Time goes on while the guest stands still, until a backup is live or another one has been copied. But a
+ * clock source that has gone on by more than half of its turn is taken for one that went back, and the turn is
+ * lost (acpi_pm's takes 4.7 s). So the guest's time goes on by a step at most, and then at twice the speed
+ * until it is no longer behind.
+ */
 static uint64_t guest_now(struct live *live)
 {
-	uint64_t now = live->guest_ns + (now_ns() - live->host_ns);
-	if (now > live->newest_ns)
-		live->newest_ns = now;
+	uint64_t now = now_ns(), passed = now - live->host_ns;
+	if (passed > STEP_NS) {
+		live->behind_ns += passed - STEP_NS;
+		passed = STEP_NS;
+	} else {
+		uint64_t back = live->behind_ns < passed ? live->behind_ns : passed;
+		live->behind_ns -= back;
+		passed += back;
+	}
+	live->guest_ns += passed;
+	live->host_ns = now;
+	if (live->guest_ns > live->newest_ns)
+		live->newest_ns = live->guest_ns;
 	return live->newest_ns;
 }
 

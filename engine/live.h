@@ -41,8 +41,9 @@ struct live {
 	uint64_t forgot_ns;        /* guest time: what was changed before is not shipped */
 	struct resync_counters resyncs;
 
-	/* The guest's time: guest_ns at host_ns, and the newest value given out. */
+	/* The guest's time: guest_ns at host_ns, when it was last asked, and the newest value given out. */
 	uint64_t guest_ns, host_ns, newest_ns;
+	uint64_t behind_ns; /* what it has yet to be given of a time in which it stood still */
 
 	struct frame_queue frames;
 	uint64_t short_since; /* the first of them finds too few buffers; 0: it does not */

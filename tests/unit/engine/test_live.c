@@ -535,6 +535,31 @@ static void the_guests_time_does_not_go_back(void **state)
 	tiny_free(t);
 }
 
+/* A leap of seconds is lost on a clock source that has gone round meanwhile (live.c). */
+static void after_a_standstill_the_guests_time_catches_up_without_a_leap(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	const uint64_t second = 1000000000u;
+	struct tiny *t = tiny_new();
+	uint64_t (*const clock)(struct machine * m) = t->machine.source->clock;
+	uint64_t began = now_ns() - 3 * second / 4;
+	live_set_time(&t->live, second, began);
+	uint64_t before = now_ns(), time = clock(&t->machine);
+	assert_int_equal(time, second + second / 2);
+	for (unsigned i = 0; time - second < before - began; i++) {
+		assert_true(i < 1000);
+		usleep(2000);
+		uint64_t was = time, asked = before;
+		before = now_ns();
+		time = clock(&t->machine);
+		uint64_t passed = now_ns() - asked;
+		assert_in_range(time - was, 1, 2 * passed);
+		assert_in_range(time - second, 0, now_ns() - began);
+	}
+	tiny_free(t);
+}
+
 /* Random bytes are an input: what the log has is what a replay gives (D2), and nothing else. */
 static void random_bytes_are_replayed_from_the_log(void **state)
 {
@@ -678,6 +703,7 @@ int main(void)
 		cmocka_unit_test(released_names_only_what_has_left),
 		cmocka_unit_test(a_beat_shows_in_the_log_though_the_guest_computes),
 		cmocka_unit_test(the_guests_time_does_not_go_back),
+		cmocka_unit_test(after_a_standstill_the_guests_time_catches_up_without_a_leap),
 		cmocka_unit_test(random_bytes_are_replayed_from_the_log),
 		cmocka_unit_test(what_is_too_short_for_a_frame_is_thrown_away),
 		cmocka_unit_test(a_frame_is_sent_from_where_it_lies_and_kept_until_it_is_sent),
