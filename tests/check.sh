@@ -6,9 +6,10 @@ cd "$(dirname "$0")/.." || exit
 BUILD=${BUILD:-build}
 export BUILD CRASH_BUILD=build-crash
 counts=$(mktemp)
-trap 'rm -f "$counts"' EXIT
+trap 'rm -f "$counts" "$counts".*' EXIT
 
-# part TITLE COMMAND...: runs it, and keeps the counts that it closes with; without any it has failed.
+# part TITLE COMMAND...: runs it, and keeps the counts that it closes with, without which it has failed, and its
+# sentences that have failed: those of an early part would be out of sight.
 part()
 {
 	title=$1
@@ -16,8 +17,12 @@ part()
 	echo "== $title"
 	"$@" 2>&1 | tee "$counts.part"
 	grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$counts.part" | tail -n 1 >"$counts.line"
-	[ -s "$counts.line" ] || echo "0 passed, 1 failed, 0 skipped" >"$counts.line"
+	if [ ! -s "$counts.line" ]; then
+		echo "0 passed, 1 failed, 0 skipped" >"$counts.line"
+		echo "failed: $title have not come to their end" >>"$counts.failed"
+	fi
 	cat "$counts.line" >>"$counts"
+	grep '^failed' "$counts.part" >>"$counts.failed"
 	rm -f "$counts.part" "$counts.line"
 }
 
@@ -40,5 +45,9 @@ lab)
 	;;
 esac
 
+if [ -s "$counts.failed" ]; then
+	echo "== what has failed"
+	sort -u "$counts.failed" | head -n 10
+fi
 echo "== in all"
 awk '{ p += $1; f += $3; s += $5 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 }' "$counts"
