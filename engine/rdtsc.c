@@ -134,6 +134,9 @@ static void serve_fault(struct vcpu *vcpu, struct guest_memory *memory, uint64_t
 {
 	struct kvm_regs *regs = &vcpu->run->s.regs.regs;
 	struct fault_frame frame;
+	/* A program with the right to use ports has said so: what its stack pointer points at is nobody's frame. */
+	if ((vcpu->run->s.regs.sregs.cs.selector & 3) != 0)
+		return;
 	void *at = at_linear(vcpu, memory, regs->rsp, sizeof frame);
 	if (!at)
 		return;

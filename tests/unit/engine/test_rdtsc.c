@@ -208,6 +208,14 @@ static void a_program_gets_an_answer_of_which_its_kernel_does_not_hear(void **st
 	/* RDTSC is not. */
 	run_to(PORT_TSC);
 	begins()[0] = 0x0f, begins()[1] = 0x31;
+	struct kvm_regs before = vcpu.run->s.regs.regs;
+	uint64_t frame[3];
+	memcpy(frame, memory.base + before.rsp, sizeof frame);
+	vcpu.run->s.regs.sregs.cs.selector |= 3; /* a program that pretends to be the handler */
+	serve(5);
+	assert_memory_equal(&before, &vcpu.run->s.regs.regs, sizeof before);
+	assert_memory_equal(memory.base + before.rsp, frame, sizeof frame);
+	vcpu.run->s.regs.sregs.cs.selector = BOOT_CODE_SELECTOR;
 	serve(0x1234567890abcdef);
 	begins()[0] = 0xfa, begins()[1] = 0xfa; /* behind both, or there will be faults */
 	regs = run_to(0x80);
@@ -223,7 +231,7 @@ static void a_program_gets_an_answer_of_which_its_kernel_does_not_hear(void **st
 	uint64_t iret = (uint64_t)(tsc_end - tsc_begin) - 2;
 	assert_memory_equal(memory.base + ENTRY + iret, "\x48\xcf", 2);
 	memory.base[ENTRY + iret] = 0x90;
-	struct kvm_regs before = vcpu.run->s.regs.regs;
+	before = vcpu.run->s.regs.regs;
 	serve(5);
 	assert_memory_equal(&before, &vcpu.run->s.regs.regs, sizeof before);
 	memory.base[ENTRY + iret] = 0x48;
