@@ -136,24 +136,7 @@ extern const uint8_t mapped_begin[], mapped_timer[], mapped_end[];
 
 static struct tiny *tiny_computing(const uint8_t *begin, const uint8_t *timer, const uint8_t *end)
 {
-	struct tiny *t = tiny_new();
-	struct machine *m = &t->machine;
-	const uint32_t rounds = ROUNDS;
-	uint64_t handler = ENTRY + (uint64_t)(timer - begin);
-	tiny_load(t, begin, end);
-	tiny_put64(t, IDT + 16u * 0x20,
-		(handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
-			(handler & 0xffff0000) << 32);
-	tiny_put64(t, IDT_POINTER, 0x7ffull | (uint64_t)IDT << 16);
-	memcpy(m->memory.base + GUEST_ROUNDS, &rounds, sizeof rounds);
-	/* ICW4: ends its interrupts by itself. */
-	static const uint8_t pic[][2] = {
-		{0x20, 0x11}, {0x21, 0x20}, {0x21, 4}, {0x21, 3}, {0x21, 0xfe}, {0xa1, 0xff}};
-	for (unsigned i = 0; i < sizeof pic / sizeof pic[0]; i++)
-		pic_write(&m->board.pic, pic[i][0], pic[i][1]);
-	pit_write(&m->board.pit, &m->env, 0x43, 0x34);
-	pit_write(&m->board.pit, &m->env, 0x40, 0xa5);
-	pit_write(&m->board.pit, &m->env, 0x40, 0x12); /* 4 ms */
+	struct tiny *t = tiny_ticking(begin, timer, end, ROUNDS);
 	t->live.wait_ns = WAIT_NS;
 	return t;
 }
@@ -680,23 +663,13 @@ static void page_tables_are_part_of_a_resync(void **state)
 	(void)state;
 	NEED_KVM();
 	struct tiny *t = tiny_computing(mapped_begin, mapped_timer, mapped_end);
-	const uint64_t task = 0x33000;
 	const uint32_t one = 1, two = 2;
-	tiny_put64(t, BOOT_PAGE_TABLES, (BOOT_PAGE_TABLES + 0x1000) | 7);
-	tiny_put64(t, BOOT_PAGE_TABLES + 0x1000, (BOOT_PAGE_TABLES + 0x2000) | 7);
+	tiny_ring_3(t);
 	tiny_put64(t, BOOT_PAGE_TABLES + 0x1008, (BOOT_PAGE_TABLES + 0x3000) | 7);
-	tiny_put64(t, BOOT_PAGE_TABLES + 0x2000, 0x87);
 	tiny_put64(t, BOOT_PAGE_TABLES + 0x3000, 0x60007);
 	tiny_put64(t, 0x60000, 0x61007);
 	memcpy(t->machine.memory.base + 0x61000, &one, sizeof one);
 	memcpy(t->machine.memory.base + 0x62000, &two, sizeof two);
-	tiny_put64(t, BOOT_GDT + 0x20, 0x00affb000000ffff);
-	tiny_put64(t, BOOT_GDT + 0x28, 0x00cff3000000ffff);
-	tiny_put64(t, BOOT_GDT + 0x30, 0xfff | task << 16 | 0x89ull << 40);
-	tiny_put64(t, BOOT_GDT + 0x38, 0);
-	tiny_put64(t, IDT_POINTER + 0x10, 0x3full | (uint64_t)BOOT_GDT << 16);
-	tiny_put64(t, task + 4, 0x20000);          /* the handler's stack */
-	tiny_put64(t, task + 0x60, 0x68ull << 48); /* a software KVM loses IOPL, and asks this */
 	struct tiny *twin = tiny_twin(t);
 	tiny_record(t, RING);
 	tiny_start(t);

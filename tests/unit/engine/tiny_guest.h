@@ -430,6 +430,47 @@ static inline struct tiny *tiny_busy(uint32_t rounds)
 	return t;
 }
 
+/* A guest that wants so many ticks, of which its handler at `timer` counts each, and has its interrupts ended by its
+ * PIC. */
+static inline struct tiny *tiny_ticking(
+	const uint8_t *begin, const uint8_t *timer, const uint8_t *end, uint32_t rounds)
+{
+	struct tiny *t = tiny_new();
+	struct machine *m = &t->machine;
+	uint64_t handler = ENTRY + (uint64_t)(timer - begin);
+	tiny_load(t, begin, end);
+	tiny_put64(t, IDT + 16u * 0x20,
+		(handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
+			(handler & 0xffff0000) << 32);
+	tiny_put64(t, IDT_POINTER, 0x7ffull | (uint64_t)IDT << 16);
+	memcpy(m->memory.base + GUEST_ROUNDS, &rounds, sizeof rounds);
+	/* ICW4: ends its interrupts by itself. */
+	static const uint8_t pic[][2] = {
+		{0x20, 0x11}, {0x21, 0x20}, {0x21, 4}, {0x21, 3}, {0x21, 0xfe}, {0xa1, 0xff}};
+	for (unsigned i = 0; i < sizeof pic / sizeof pic[0]; i++)
+		pic_write(&m->board.pic, pic[i][0], pic[i][1]);
+	pit_write(&m->board.pit, &m->env, 0x43, 0x34);
+	pit_write(&m->board.pit, &m->env, 0x40, 0xa5);
+	pit_write(&m->board.pit, &m->env, 0x40, 0x12); /* 4 ms */
+	return t;
+}
+
+/* And what it needs to run in ring 3: code 0x23, stack 0x2b, task 0x30, by the table at IDT_POINTER + 0x10. */
+static inline void tiny_ring_3(struct tiny *t)
+{
+	const uint64_t task = 0x33000;
+	tiny_put64(t, BOOT_PAGE_TABLES, (BOOT_PAGE_TABLES + 0x1000) | 7);
+	tiny_put64(t, BOOT_PAGE_TABLES + 0x1000, (BOOT_PAGE_TABLES + 0x2000) | 7);
+	tiny_put64(t, BOOT_PAGE_TABLES + 0x2000, 0x87);
+	tiny_put64(t, BOOT_GDT + 0x20, 0x00affb000000ffff);
+	tiny_put64(t, BOOT_GDT + 0x28, 0x00cff3000000ffff);
+	tiny_put64(t, BOOT_GDT + 0x30, 0xfff | task << 16 | 0x89ull << 40);
+	tiny_put64(t, BOOT_GDT + 0x38, 0);
+	tiny_put64(t, IDT_POINTER + 0x10, 0x3full | (uint64_t)BOOT_GDT << 16);
+	tiny_put64(t, task + 4, 0x20000);          /* the handler's stack */
+	tiny_put64(t, task + 0x60, 0x68ull << 48); /* a software KVM loses IOPL, and asks this */
+}
+
 /* What `busy` prints in so many rounds. */
 static inline size_t busy_text(uint32_t rounds, char *text, size_t size)
 {
