@@ -8,6 +8,7 @@
 #                              is the init
 #   guest_make servers FILE... the same with these files of the packages, such as usr/sbin/lighttpd, and the
 #                              libraries that they need
+#                              (one with a whole path is this machine's own, and goes into the guest's /bin)
 #   $GUEST_PACKAGES/usr/bin    the packages' programs on the scenario's own machine
 #
 # and a pair that protects one, whose primary dies again and again:
@@ -35,7 +36,10 @@ guest_make()
 		{ [ $# -eq 0 ] || guest_packages; } ||
 		lab_fail "the guest's initramfs could not be made"
 	for file; do
-		guest_add "$tree" "$file" || lab_fail "the guest's initramfs lacks $file"
+		case $file in
+		/*) cp -L "$file" "$tree/bin/" ;;
+		*) guest_add "$tree" "$file" ;;
+		esac || lab_fail "the guest's initramfs lacks $file"
 	done
 	[ $# -eq 0 ] || { head -c 1M /dev/urandom >"$LAB/guest.file" && cp "$LAB/guest.file" "$tree/file"; }
 	image_pack "$tree" >"$LAB/guest.initrd" && cp "$IMAGE_KERNEL/vmlinuz" "$LAB/guest.kernel" ||
@@ -89,14 +93,15 @@ join()
 	start_standby "$BACKUP" "$1" "$PAIR" "<>/run/$BACKUP/keys"
 }
 
-# guest_protect: its primary on a, and its backup on b.
+# guest_protect [OPTION...]: its primary on a, and its backup on b.
 guest_protect()
 {
 	join b
-	LIVE=side0
+	SIDES=$((SIDES + 1))
+	LIVE=side$SIDES
 	HOST_OF[$LIVE]=a
 	start_host "$LIVE" a primary --kernel /lab/guest.kernel --initrd /lab/guest.initrd \
-		--standby "$(log_address b)" "$PAIR" "<>/run/$LIVE/keys"
+		--standby "$(log_address b)" "$@" "$PAIR" "<>/run/$LIVE/keys"
 	check "two hosts protect a stock guest" wait_protected "$LIVE" "$BACKUP" 60
 }
 

@@ -13,9 +13,17 @@ LAB_SHELL := 1
 endif
 scenario = $(SCENARIO:%=tests/lab/scenarios/%.sh)
 
+all: $(BUILD)/tests/lab/crowd $(BUILD)/tests/lab/guest/attack
+
 $(BUILD)/tests/lab/%: $(BUILD)/tests/lab/%.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^
+
+# For a guest that has nothing else.
+$(BUILD)/tests/lab/guest/attack: tests/lab/guest/attack.c
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c17 -D_GNU_SOURCE $(WARNINGS) -O2 -static -o $@ $<
 
 .PHONY: lab soak
 soak:
