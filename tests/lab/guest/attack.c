@@ -107,7 +107,7 @@ static int use_ports(double seconds)
 		uint16_t port = (uint16_t)next(&state);
 		if (port < 0x3f8 || port > 0x3ff)
 			sum += next(&state) & 1u ? inb(port) : inl(port & 0xfffcu);
-		outl(next(&state), (uint16_t)(0x8000u | next(&state)));
+		outl(next(&state), (uint16_t)(0x8000u | (next(&state) & 0x7ff8u)));
 	}
 	printf("attack: ports %llu times, sum %u\n", times, sum);
 	return 0;
