@@ -6,13 +6,13 @@
 # a restart and by a triple fault. No host may crash, no divergence may go unnoticed, and whatever a guest has done to
 # itself, in the end two hosts protect it again and its clients have lost nothing.
 #
-# CONNECTIONS is how many are opened and closed (1000: under emulation nine a second; 10000 take twenty minutes), CROWD
+# CONNECTIONS is how many are opened and closed (300: under emulation nine a second; 10000 take twenty minutes), CROWD
 # so many at once (100).
 
 . "${0%/*}/../lab.sh"
 . "${0%/*}/../guest.sh"
 LAB_MEMORY=2G VM=guest
-CONNECTIONS=${CONNECTIONS:-1000} CROWD=${CROWD:-100}
+CONNECTIONS=${CONNECTIONS:-300} CROWD=${CROWD:-100}
 GUEST=10.77.0.2
 lab_boot "guests try to break their hosts"
 guest_make hostile usr/bin/memcached "$PWD/$BUILD/tests/lab/guest/attack" "$IMAGE_KERNEL/vmlinuz"
