@@ -2,7 +2,7 @@
 #
 # Stock guests that try to break what protects them: one that executes RDTSC and RDRAND in loops, changes memory
 # faster than the log can carry it, unloads its drivers, resets its devices and scrambles their registers in the
-# middle of the traffic, and is visited by thousands; one that boots another kernel by kexec; and two that end by
+# middle of the traffic, and is visited by hundreds; one that boots another kernel by kexec; and two that end by
 # a restart and by a triple fault. No host may crash, no divergence may go unnoticed, and whatever a guest has done to
 # itself, in the end two hosts protect it again and its clients have lost nothing.
 #
