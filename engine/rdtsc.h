@@ -11,8 +11,9 @@
  * Both are answered with EDX:EAX = tsc_at(position), which is the same on every replay and needs no entry in
  * the log. It is no measure of time.
  *
- * What stays: RDTSC in a module, or under another kernel, or in the moment between Linux's writing CR4 and
- * its next exit, or on a host that ignores CR4.TSD, as KVM in software may. D5 finds these.
+ * What stays: RDTSC in a module, in a kernel that another one has started, or under no Linux; or in the moment
+ * between Linux's writing CR4 and its next exit; or on a host that ignores CR4.TSD, as KVM in software may. D5
+ * finds these.
  */
 #pragma once
 
