@@ -96,10 +96,10 @@ join()
 # guest_protect [OPTION...]: its primary on a, and its backup on b.
 guest_protect()
 {
-	join b
 	SIDES=$((SIDES + 1))
 	LIVE=side$SIDES
 	HOST_OF[$LIVE]=a
+	join b
 	start_host "$LIVE" a primary --kernel /lab/guest.kernel --initrd /lab/guest.initrd \
 		--standby "$(log_address b)" "$@" "$PAIR" "<>/run/$LIVE/keys"
 	check "two hosts protect a stock guest" wait_protected "$LIVE" "$BACKUP" 60

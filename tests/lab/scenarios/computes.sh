@@ -133,10 +133,10 @@ check "its clock is right at the end" keeps_time
 echo "figure clock: ahead_ms=$AHEAD pauses_ms=$PAUSES"
 # What one console said last the next one may say again.
 # shellcheck disable=SC2046  # in their order
-reports $(seq -f "$LAB/side%.0f/out" 0 "$SIDES") | awk '!told[$0]++' >"$LAB/reports"
+reports $(seq -f "$LAB/side%.0f/out" "$SIDES") | awk '!told[$0]++' >"$LAB/reports"
 check "its clock has never gone back" eval 'cut -d " " -f 3 "$LAB/reports" | sort -nc'
 check "nor its rounds" eval 'cut -d " " -f 1 "$LAB/reports" | sort -nc'
-check "its hash is that of this machine" grep -aq "^computes: hash=${right%% *}" "$LAB/side0/out"
+check "its hash is that of this machine" grep -aq "^computes: hash=${right%% *}" "$LAB/side1/out"
 check "every round's hash is the same" equal "the number of wrong ones" "$(cut -d ' ' -f 2 "$LAB/reports" | sort -u)" 0
 echo "figure seed=$SEED failovers=$FAILOVERS rounds=$ROUNDS seconds=$SECONDS"
 lab_finish

@@ -9,7 +9,8 @@ lab_boot "a guest that computes is interrupted"
 check "ledger computes, recorded, on machine a" on_a 'mkdir /tmp/run && export DOPPEL_RUN_DIR=/tmp/run
 	doppel run --kernel /build/guests/ledger.elf --append compute=2 --console - \
 		--record /lab/recording --name fair >/lab/fair.out & pid=$!
-	sleep 5; doppel status fair --json >/lab/fair.status; kill -TERM $pid; wait $pid' 60
+	for _ in $(seq 60); do grep -q t=2s /lab/fair.out && break; sleep 1; done
+	doppel status fair --json >/lab/fair.status; kill -TERM $pid; wait $pid' 90
 check "its timer has ticked" grep -q 't=2s' "$LAB/fair.out"
 echo "figure recorded: $(grep -oE '"(resyncs|pages|[a-z]*_stop_ms)": *[0-9.]*' "$LAB/fair.status" | tr -d '"' | tr '\n' ' ')"
 check "by resyncs" grep -qE '"resyncs": *[1-9]' "$LAB/fair.status"
