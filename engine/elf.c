@@ -95,7 +95,9 @@ static void trap_rdtsc(
 			address = rdtsc_find_handler(
 				file->bytes + segment.p_offset, segment.p_filesz);
 	}
-	uint8_t *handler = find_bytes(memory, file, header, address, HANDLER_LENGTH);
+	/* Something else may well have been linked to address 0. */
+	uint8_t *handler =
+		address ? find_bytes(memory, file, header, address, HANDLER_LENGTH) : NULL;
 	if (handler)
 		rdtsc_trap(handler, HANDLER_LENGTH);
 }

@@ -87,6 +87,7 @@ uint64_t vcpu_ran_ns(void);
 int vcpu_track(struct vcpu *vcpu, bool on) MUST_CHECK;
 int vcpu_changes(struct vcpu *vcpu) MUST_CHECK;
 
+/* The guest's CR4, at once: also where its last instruction is not finished. */
 int vcpu_set_cr4(struct vcpu *vcpu, uint64_t cr4) MUST_CHECK;
 
 /* Where this address of the guest's own is, by the page tables that it uses now. False: nowhere. */

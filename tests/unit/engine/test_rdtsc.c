@@ -87,7 +87,8 @@ static void the_handler_is_found_in_linuxs_list(void **state)
 #define TASK 0xa000u
 #define POINTERS 0x9800u
 #define GATES 0xb000u
-#define TSD 4ull /* in CR4 */
+#define UPPER 0xffffff8000000000ull /* where memory is a second time */
+#define TSD 4ull                    /* in CR4 */
 
 /*
  * A kernel that has a program in ring 3, and a handler of #GP as it has been made to begin. The program asks the
@@ -142,6 +143,7 @@ static void make_guest(void)
 {
 	uint64_t handler = ENTRY + (uint64_t)(tsc_handler - tsc_begin);
 	put64(BOOT_PAGE_TABLES, (BOOT_PAGE_TABLES + 0x1000) | 7);
+	put64(BOOT_PAGE_TABLES + 511 * 8, (BOOT_PAGE_TABLES + 0x1000) | 7);
 	put64(BOOT_PAGE_TABLES + 0x1000, (BOOT_PAGE_TABLES + 0x2000) | 7);
 	put64(BOOT_PAGE_TABLES + 0x2000, 0x87);
 	put64(BOOT_GDT + BOOT_CODE_SELECTOR, 0x00af9b000000ffff);
@@ -150,7 +152,8 @@ static void make_guest(void)
 	put64(BOOT_GDT + 0x28, 0x00cff3000000ffff);
 	put64(BOOT_GDT + 0x30, 0xfffull | (uint64_t)TASK << 16 | 0x89ull << 40);
 	put64(POINTERS, 0x3full | (uint64_t)BOOT_GDT << 16);
-	put64(POINTERS + 0x10, 0xfffull | (uint64_t)GATES << 16);
+	put64(POINTERS + 0x10, 0xfffull | UPPER << 16 | (uint64_t)GATES << 16);
+	put64(POINTERS + 0x18, UPPER >> 48);
 	put64(GATES + 13 * 16, (handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 |
 				       0x8eull << 40 | (handler >> 16) << 48);
 	put64(TASK + 4, 0x30000);          /* the stack of ring 0 */
@@ -236,9 +239,12 @@ static void a_program_gets_an_answer_of_which_its_kernel_does_not_hear(void **st
 	assert_memory_equal(&before, &vcpu.run->s.regs.regs, sizeof before);
 	memory.base[ENTRY + iret] = 0x48;
 	vcpu.run->s.regs.sregs.cr4 &= ~TSD;
+	vcpu.run->s.regs.sregs.idt.base = GATES; /* where no Linux has them */
+	assert_int_equal(rdtsc_keep_trapped(&vcpu, &memory), 0);
+	vcpu.run->s.regs.sregs.idt.base = UPPER + GATES;
 	memory.base[ENTRY + (tsc_handler - tsc_begin)] = 0x90;
 	assert_int_equal(rdtsc_keep_trapped(&vcpu, &memory), 0);
-	vcpu.run->s.regs.sregs.idt.base = 1ull << 40;
+	vcpu.run->s.regs.sregs.idt.base = UPPER + (1ull << 30);
 	assert_int_equal(rdtsc_keep_trapped(&vcpu, &memory), 0);
 	assert_false(vcpu.run->s.regs.sregs.cr4 & TSD);
 	for (uint64_t rsp = 0x2fffd8; rsp != 0; rsp = rsp == 0x2fffd8 ? 1ull << 40 : 0) {
