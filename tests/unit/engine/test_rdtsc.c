@@ -1,8 +1,8 @@
 /* RDTSC taken out of a kernel and kept from its programs, and the counter that stands in for it. */
 #include "tests/unit/broken.h"
 
-#include "engine/boot.h"
 #include "engine/rdtsc.h"
+#include "tests/unit/engine/ring_3.h"
 
 #include <errno.h>
 
@@ -136,28 +136,18 @@ static struct vcpu vcpu;
 
 static void put64(uint64_t address, uint64_t value)
 {
-	memcpy(memory.base + address, &value, sizeof value);
+	write64(memory.base, address, value);
 }
 
 static void make_guest(void)
 {
 	uint64_t handler = ENTRY + (uint64_t)(tsc_handler - tsc_begin);
-	put64(BOOT_PAGE_TABLES, (BOOT_PAGE_TABLES + 0x1000) | 7);
+	make_ring_3(memory.base, POINTERS, TASK, 0x30000);
 	put64(BOOT_PAGE_TABLES + 511 * 8, (BOOT_PAGE_TABLES + 0x1000) | 7);
-	put64(BOOT_PAGE_TABLES + 0x1000, (BOOT_PAGE_TABLES + 0x2000) | 7);
-	put64(BOOT_PAGE_TABLES + 0x2000, 0x87);
-	put64(BOOT_GDT + BOOT_CODE_SELECTOR, 0x00af9b000000ffff);
-	put64(BOOT_GDT + BOOT_DATA_SELECTOR, 0x00cf93000000ffff);
-	put64(BOOT_GDT + 0x20, 0x00affb000000ffff);
-	put64(BOOT_GDT + 0x28, 0x00cff3000000ffff);
-	put64(BOOT_GDT + 0x30, 0xfffull | (uint64_t)TASK << 16 | 0x89ull << 40);
-	put64(POINTERS, 0x3full | (uint64_t)BOOT_GDT << 16);
 	put64(POINTERS + 0x10, 0xfffull | UPPER << 16 | (uint64_t)GATES << 16);
 	put64(POINTERS + 0x18, UPPER >> 48);
 	put64(GATES + 13 * 16, (handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 |
 				       0x8eull << 40 | (handler >> 16) << 48);
-	put64(TASK + 4, 0x30000);          /* the stack of ring 0 */
-	put64(TASK + 0x60, 0x68ull << 48); /* behind it all ports are allowed */
 	memcpy(memory.base + ENTRY, tsc_begin, (size_t)(tsc_end - tsc_begin));
 }
 

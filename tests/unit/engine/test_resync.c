@@ -146,17 +146,6 @@ static struct tiny *tiny_aloof(void)
 	return tiny_computing(aloof_begin, aloof_timer, aloof_end);
 }
 
-static void assert_same(const struct tiny *t, const struct tiny *other)
-{
-	for (uint64_t at = 0; at < MEMORY; at += 4096) {
-		if (memcmp(t->machine.memory.base + at, other->machine.memory.base + at, 4096) != 0)
-			print_error("page %#llx differs\n", (unsigned long long)at);
-	}
-	assert_memory_equal(t->machine.memory.base, other->machine.memory.base, MEMORY);
-	assert_int_equal(t->machine.exits, other->machine.exits);
-	assert_int_equal(digest_word(&t->machine.digest), digest_word(&other->machine.digest));
-}
-
 static uint64_t resyncs(const struct tiny *t)
 {
 	return atomic_load(&t->live.resyncs.count);
@@ -231,7 +220,7 @@ static void a_replay_of_resyncs_is_the_same_machine(void **state)
 		tiny_start(t);
 		tiny_join(t);
 		assert_powered_off(t);
-		assert_same(t, recorded);
+		tiny_assert_same(t, recorded);
 		tiny_free(t);
 	}
 }
@@ -318,33 +307,6 @@ static void with_its_commit_it_has(void **state)
 	tiny_free(t);
 }
 
-/* Ends both. */
-static void assert_replays(struct tiny *t, struct tiny *twin)
-{
-	uint64_t size = atomic_load(&t->written);
-	tiny_follow(twin, t->log, size);
-	replay_extend(&twin->machine, size);
-	replay_end_log(&twin->machine);
-	tiny_start(twin);
-	tiny_join(twin);
-	assert_powered_off(twin);
-	assert_same(t, twin);
-	tiny_free(t);
-	tiny_free(twin);
-}
-
-struct successor {
-	struct tiny *t, *twin;
-};
-
-static void do_protect(struct machine *m, void *argument)
-{
-	struct successor *s = argument;
-	(void)m;
-	tiny_copy(s->twin, s->t);
-	tiny_record(s->t, RING);
-}
-
 /* Whose memory was changed behind its back, and who had half a resync when its primary died. */
 static void who_goes_live_is_protected_by_resyncs_too(void **state)
 {
@@ -360,14 +322,14 @@ static void who_goes_live_is_protected_by_resyncs_too(void **state)
 		usleep(100);
 	replay_end_log(&t->machine);
 	tiny_await(&t->drained);
-	struct successor s = {.t = t, .twin = tiny_new()};
+	struct tiny *twin = tiny_new();
 	machine_call(&t->machine, MACHINE_ANYWHERE, do_go_live, &turn);
-	machine_call(&t->machine, MACHINE_PAUSED, do_protect, &s);
+	tiny_protect(t, twin, RING);
 	tiny_join(t);
 	assert_powered_off(t);
 	assert_true(resyncs(t) > 0);
 	free(turn.memory);
-	assert_replays(t, s.twin);
+	tiny_assert_replays(t, twin);
 }
 
 static void a_replay_stops_before_a_commit_at_the_exit_before_it(void **state)
@@ -515,7 +477,7 @@ static void a_resync_may_be_larger_than_the_ring(void **state)
 	assert_powered_off(t);
 	assert_powered_off(twin);
 	assert_true(resyncs(t) > 0);
-	assert_same(t, twin);
+	tiny_assert_same(t, twin);
 	tiny_free(t);
 	tiny_free(twin);
 }
@@ -624,7 +586,7 @@ static void an_interrupt_waits_for_a_moment_when_it_can_be_taken(void **state)
 		assert_true(tiny_get32(t, GUEST_TICKS) >= ROUNDS);
 		assert_true(!recording == (resyncs(t) == 0));
 		if (recording) {
-			assert_replays(t, twin);
+			tiny_assert_replays(t, twin);
 			continue;
 		}
 		tiny_free(t);
@@ -654,7 +616,7 @@ static void assert_floats(uint32_t rounding, uint8_t byte)
 	assert_memory_equal(first + 0x2000 + 160, first + 160, 128);
 	assert_memory_equal(last + 0x2000 + 160, last + 160, 128);
 	assert_memory_equal(last + 0x2000 + 24, &rounding, 4);
-	assert_replays(t, twin);
+	tiny_assert_replays(t, twin);
 }
 
 /* What a processor has learned from page tables is not true any more when a resync has changed them. */
@@ -677,7 +639,7 @@ static void page_tables_are_part_of_a_resync(void **state)
 	assert_powered_off(t);
 	assert_int_equal(tiny_get32(t, 0x30050), two);
 	assert_true(resyncs(t) > 0);
-	assert_replays(t, twin);
+	tiny_assert_replays(t, twin);
 }
 
 static void the_floating_point_registers_are_part_of_a_resync(void **state)
@@ -712,7 +674,7 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 	assert_true(resyncs(t) > 0);
 	print_message("%llu resyncs among %llu exits\n", (unsigned long long)resyncs(t),
 		(unsigned long long)t->machine.exits);
-	assert_replays(t, twin);
+	tiny_assert_replays(t, twin);
 }
 
 int main(void)

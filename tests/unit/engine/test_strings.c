@@ -65,43 +65,20 @@ static struct tiny *tiny_strings(void)
 	return t;
 }
 
-struct protection {
-	struct tiny *t, *twin;
-};
-
-static void protect(struct machine *m, void *argument)
-{
-	struct protection *p = argument;
-	(void)m;
-	tiny_copy(p->twin, p->t);
-	tiny_record(p->t, RING);
-}
-
 static void who_follows_from_the_middle_reads_the_same_strings(void **state)
 {
 	(void)state;
 	NEED_KVM();
-	struct tiny *t = tiny_strings();
-	struct protection p = {.t = t, .twin = tiny_new()};
+	struct tiny *t = tiny_strings(), *twin = tiny_new();
 	tiny_start(t);
 	while (atomic_load(&t->machine.exits_shown) < 10)
 		usleep(100);
-	machine_call(&t->machine, MACHINE_PAUSED, protect, &p);
+	tiny_protect(t, twin, RING);
 	tiny_join(t);
 	assert_powered_off(t);
-	uint64_t size = atomic_load(&t->written);
-	tiny_follow(p.twin, t->log, size);
-	replay_extend(&p.twin->machine, size);
-	replay_end_log(&p.twin->machine);
-	tiny_start(p.twin);
-	tiny_join(p.twin);
-	assert_powered_off(p.twin);
-	assert_memory_equal(t->machine.memory.base, p.twin->machine.memory.base, MEMORY);
-	assert_int_equal(t->machine.exits, p.twin->machine.exits);
 	print_message("%llu resyncs among %llu exits\n", (unsigned long long)t->live.resyncs.count,
 		(unsigned long long)t->machine.exits);
-	tiny_free(t);
-	tiny_free(p.twin);
+	tiny_assert_replays(t, twin);
 }
 
 int main(void)

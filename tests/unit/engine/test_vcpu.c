@@ -2,9 +2,9 @@
  * tables: they are many, and change behind its back. */
 #include "tests/unit/broken.h"
 
-#include "engine/boot.h"
 #include "engine/memory.h"
 #include "engine/vcpu.h"
+#include "tests/unit/engine/ring_3.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -52,7 +52,7 @@ static struct vcpu vcpu;
 
 static void put64(uint64_t address, uint64_t value)
 {
-	memcpy(memory.base + address, &value, sizeof value);
+	write64(memory.base, address, value);
 }
 
 /* The guest's page `i` is page `place` of what it reads. */
@@ -63,23 +63,14 @@ static void map(uint32_t i, uint32_t place)
 
 static void make_guest(void)
 {
-	put64(BOOT_PAGE_TABLES, (BOOT_PAGE_TABLES + 0x1000) | 7);
-	put64(BOOT_PAGE_TABLES + 0x1000, (BOOT_PAGE_TABLES + 0x2000) | 7);
+	make_ring_3(memory.base, GDT_POINTER, TASK, 0x20000);
 	put64(BOOT_PAGE_TABLES + 0x1008, (BOOT_PAGE_TABLES + 0x3000) | 7);
-	put64(BOOT_PAGE_TABLES + 0x2000, 0x87);
 	for (uint32_t i = 0; i < (PAGES + 511) / 512; i++)
 		put64(BOOT_PAGE_TABLES + 0x3000 + 8 * i, (TABLES + 4096 * i) | 7);
 	for (uint32_t i = 0; i < PAGES; i++) {
 		map(i, i);
 		memcpy(memory.base + FIRST + 4096ull * i, &i, sizeof i);
 	}
-	put64(BOOT_GDT + BOOT_CODE_SELECTOR, 0x00af9b000000ffff);
-	put64(BOOT_GDT + BOOT_DATA_SELECTOR, 0x00cf93000000ffff);
-	put64(BOOT_GDT + 0x20, 0x00affb000000ffff);
-	put64(BOOT_GDT + 0x28, 0x00cff3000000ffff);
-	put64(BOOT_GDT + 0x30, 0xfffull | (uint64_t)TASK << 16 | 0x89ull << 40);
-	put64(GDT_POINTER, 0x3full | (uint64_t)BOOT_GDT << 16);
-	put64(TASK + 0x60, 0x68ull << 48); /* behind it all ports are allowed */
 	memcpy(memory.base + ENTRY, reader_begin, (size_t)(reader_end - reader_begin));
 	assert_int_equal(vcpu_boot(&vcpu, ENTRY, 0x40000000 + PAGES * 4096), 0);
 }

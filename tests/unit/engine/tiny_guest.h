@@ -17,6 +17,7 @@
 #include "engine/live.h"
 #include "engine/machine.h"
 #include "engine/replay.h"
+#include "tests/unit/engine/ring_3.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -288,7 +289,7 @@ static const struct log_sink tiny_sink = {
 
 static inline void tiny_put64(struct tiny *t, uint64_t address, uint64_t value)
 {
-	memcpy(t->machine.memory.base + address, &value, sizeof value);
+	write64(t->machine.memory.base, address, value);
 }
 
 static inline uint32_t tiny_get32(const struct tiny *t, uint64_t address)
@@ -455,20 +456,10 @@ static inline struct tiny *tiny_ticking(
 	return t;
 }
 
-/* And what it needs to run in ring 3: code 0x23, stack 0x2b, task 0x30, by the table at IDT_POINTER + 0x10. */
+/* And what it needs to have a program in ring 3, whose kernel finds its GDT at IDT_POINTER + 0x10. */
 static inline void tiny_ring_3(struct tiny *t)
 {
-	const uint64_t task = 0x33000;
-	tiny_put64(t, BOOT_PAGE_TABLES, (BOOT_PAGE_TABLES + 0x1000) | 7);
-	tiny_put64(t, BOOT_PAGE_TABLES + 0x1000, (BOOT_PAGE_TABLES + 0x2000) | 7);
-	tiny_put64(t, BOOT_PAGE_TABLES + 0x2000, 0x87);
-	tiny_put64(t, BOOT_GDT + 0x20, 0x00affb000000ffff);
-	tiny_put64(t, BOOT_GDT + 0x28, 0x00cff3000000ffff);
-	tiny_put64(t, BOOT_GDT + 0x30, 0xfff | task << 16 | 0x89ull << 40);
-	tiny_put64(t, BOOT_GDT + 0x38, 0);
-	tiny_put64(t, IDT_POINTER + 0x10, 0x3full | (uint64_t)BOOT_GDT << 16);
-	tiny_put64(t, task + 4, 0x20000);          /* the handler's stack */
-	tiny_put64(t, task + 0x60, 0x68ull << 48); /* a software KVM loses IOPL, and asks this */
+	make_ring_3(t->machine.memory.base, IDT_POINTER + 0x10, 0x33000, 0x20000);
 }
 
 /* What `busy` prints in so many rounds. */
@@ -610,6 +601,52 @@ static inline void tiny_run_disturbed(struct tiny *t)
 		usleep(300 + i * 37 % 500);
 	}
 	tiny_join(t);
+}
+
+static inline void tiny_assert_same(const struct tiny *t, const struct tiny *other)
+{
+	for (uint64_t at = 0; at < MEMORY; at += 4096) {
+		if (memcmp(t->machine.memory.base + at, other->machine.memory.base + at, 4096) != 0)
+			print_error("page %#llx differs\n", (unsigned long long)at);
+	}
+	assert_memory_equal(t->machine.memory.base, other->machine.memory.base, MEMORY);
+	assert_int_equal(t->machine.exits, other->machine.exits);
+	assert_int_equal(digest_word(&t->machine.digest), digest_word(&other->machine.digest));
+}
+
+/* The twin does what `t` has logged to its end, and is the same then. Ends both. */
+static inline void tiny_assert_replays(struct tiny *t, struct tiny *twin)
+{
+	uint64_t size = atomic_load(&t->written);
+	tiny_follow(twin, t->log, size);
+	replay_extend(&twin->machine, size);
+	replay_end_log(&twin->machine);
+	tiny_start(twin);
+	tiny_join(twin);
+	assert_powered_off(twin);
+	tiny_assert_same(t, twin);
+	tiny_free(t);
+	tiny_free(twin);
+}
+
+struct tiny_protection {
+	struct tiny *t, *twin;
+	size_t ring;
+};
+
+static inline void tiny_do_protect(struct machine *m, void *argument)
+{
+	struct tiny_protection *protection = argument;
+	(void)m;
+	tiny_copy(protection->twin, protection->t);
+	tiny_record(protection->t, protection->ring);
+}
+
+/* In the middle of its life: the twin is what `t` is, and all that `t` does from then on is logged. */
+static inline void tiny_protect(struct tiny *t, struct tiny *twin, size_t ring)
+{
+	struct tiny_protection protection = {.t = t, .twin = twin, .ring = ring};
+	machine_call(&t->machine, MACHINE_PAUSED, tiny_do_protect, &protection);
 }
 
 static inline void tiny_do_nothing(struct machine *m, void *argument)
