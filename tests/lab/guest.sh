@@ -82,7 +82,7 @@ LIVE='' BACKUP='' SIDES=0
 declare -A HOST_OF=()
 
 # These machines are slow: what takes a real one a millisecond takes them 30.
-PAIR="--console - --interrupt-wait 50 --lag 3000"
+SLOW="--interrupt-wait 50 --lag 3000" PAIR="--console - $SLOW"
 
 # join X: a standby on X.
 join()
