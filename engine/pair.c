@@ -464,7 +464,7 @@ static void finish_live(struct pair *pair)
 }
 
 /*
- * A backup that has diverged is of no use as it is, and must never go live (D5): it leaves the session,
+ * A backup that has diverged or failed is of no use as it is, and must never go live (D5): it leaves the session,
  * forgets its machine and what that has sent, and waits to be copied anew; each time it happens, longer.
  */
 static void rejoin(struct pair *pair)
@@ -506,8 +506,8 @@ void pair_woken(void *context)
 			unwatch_session(pair);
 			failover_suspect(pair, "its log is damaged");
 		} else if (ended && m->verdict != MACHINE_ENDED && m->verdict != MACHINE_STOPPED) {
-			if (m->verdict == MACHINE_DIVERGED && !pair->host.config->end_diverged &&
-				!pair->session->log_thread) {
+			/* What KVM cannot run here but runs over there is another machine too. */
+			if (!pair->host.config->end_diverged && !pair->session->log_thread) {
 				rejoin(pair);
 				return;
 			}

@@ -134,6 +134,20 @@ check "the client sees nothing wrong with that" finish_client
 check "the survivor ends in order" stop_host b
 when=end
 
+# One that KVM refuses to run any further is no better, and no worse.
+export DOPPEL_TAMPER=refused:2000
+when=rejoin
+check "a backup joins, whose guest KVM will refuse" make_pair
+unset DOPPEL_TAMPER
+check "it says what has failed" until_true 60 grep -q "KVM cannot run the guest: Invalid argument" "$LAB/b/log"
+check "the primary hears that it is no backup any more" until_true 60 diverges a 1
+check "it joins again" until_true 60 joined 2
+kill_hard b
+check "the primary goes on alone" wait_role a solo 30
+check "the client sees nothing wrong with that" finish_client
+check "the primary ends in order" stop_host a
+when=end
+
 # The primary dies before the backup has found out: then nobody is left, and nobody goes live. Their guest is
 # hammer, which is soon a sweep further.
 make_hammer_pair()
