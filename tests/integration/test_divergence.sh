@@ -132,11 +132,9 @@ check "it goes live when the primary dies" wait_role b solo 30
 sleep 1
 check "the client sees nothing wrong with that" finish_client
 check "the survivor ends in order" stop_host b
-when=end
 
 # One that KVM refuses to run any further is no better, and no worse.
 export DOPPEL_TAMPER=refused:2000
-when=rejoin
 check "a backup joins, whose guest KVM will refuse" make_pair
 unset DOPPEL_TAMPER
 check "it says what has failed" until_true 60 grep -q "KVM cannot run the guest: Invalid argument" "$LAB/b/log"
@@ -148,8 +146,9 @@ check "the client sees nothing wrong with that" finish_client
 check "the primary ends in order" stop_host a
 when=end
 
-# The primary dies before the backup has found out: then nobody is left, and nobody goes live. Their guest is
-# hammer, which is soon a sweep further.
+# The primary dies before the backup has found out: then nobody is left, and nobody goes live, whichever of the
+# two, the end of the connection or its own divergence, the backup hears of first. Their guest is hammer, which
+# is soon a sweep further.
 make_hammer_pair()
 {
 	local options=(--name "$VM" "${PAIR_OPTIONS[@]}" --heartbeat-timeout 60000)
@@ -157,7 +156,7 @@ make_hammer_pair()
 	address b
 	launch a primary "${options[@]}" --kernel "$BUILD/guests/hammer.elf" --append seconds=300 --memory 2M \
 		--standby "$ADDRESS" --lag 60000
-	launch b standby "${options[@]}" --listen "$ADDRESS"
+	launch b standby "${options[@]}" --listen "$ADDRESS" --when-diverged "$when"
 	wait_protected a b 60
 }
 sweep=$((2 * 256))
