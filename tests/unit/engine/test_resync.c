@@ -215,10 +215,7 @@ static void a_replay_of_resyncs_is_the_same_machine(void **state)
 	NEED_KVM();
 	for (unsigned i = 0; i < 2; i++) {
 		struct tiny *t = follower(recorded->log);
-		replay_extend(&t->machine, log_size);
-		replay_end_log(&t->machine);
-		tiny_start(t);
-		tiny_join(t);
+		tiny_replay(t, log_size);
 		assert_powered_off(t);
 		tiny_assert_same(t, recorded);
 		tiny_free(t);
@@ -343,10 +340,7 @@ static void a_replay_stops_before_a_commit_at_the_exit_before_it(void **state)
 		t->replay.offline = t->replay.has_until = true;
 		t->replay.until_lsn = commit.lsn;
 		t->replay.until_ns = UINT64_MAX;
-		replay_extend(&t->machine, log_size);
-		replay_end_log(&t->machine);
-		tiny_start(t);
-		tiny_join(t);
+		tiny_replay(t, log_size);
 		assert_int_equal(t->machine.verdict, MACHINE_STOPPED);
 		assert_true(t->replay.is_there);
 		assert_int_equal(t->replay.reader.next, commit.lsn);
@@ -379,10 +373,7 @@ static void assert_refused(
 	}
 	struct tiny *t = tiny_twin(origin);
 	tiny_follow(t, log, lsn);
-	replay_extend(&t->machine, lsn);
-	replay_end_log(&t->machine);
-	tiny_start(t);
-	tiny_join(t);
+	tiny_replay(t, lsn);
 	if (t->machine.verdict != MACHINE_DIVERGED)
 		print_error("verdict %d: %s\n", (int)t->machine.verdict, t->machine.message);
 	assert_int_equal(t->machine.verdict, MACHINE_DIVERGED);

@@ -614,15 +614,21 @@ static inline void tiny_assert_same(const struct tiny *t, const struct tiny *oth
 	assert_int_equal(digest_word(&t->machine.digest), digest_word(&other->machine.digest));
 }
 
+/* It does what the log says that it follows, up to `size`, where that ends, and to its own end. */
+static inline void tiny_replay(struct tiny *t, uint64_t size)
+{
+	replay_extend(&t->machine, size);
+	replay_end_log(&t->machine);
+	tiny_start(t);
+	tiny_join(t);
+}
+
 /* The twin does what `t` has logged to its end, and is the same then. Ends both. */
 static inline void tiny_assert_replays(struct tiny *t, struct tiny *twin)
 {
 	uint64_t size = atomic_load(&t->written);
 	tiny_follow(twin, t->log, size);
-	replay_extend(&twin->machine, size);
-	replay_end_log(&twin->machine);
-	tiny_start(twin);
-	tiny_join(twin);
+	tiny_replay(twin, size);
 	assert_powered_off(twin);
 	tiny_assert_same(t, twin);
 	tiny_free(t);
