@@ -464,8 +464,9 @@ static void finish_live(struct pair *pair)
 }
 
 /*
- * A backup that has diverged or failed is of no use as it is, and must never go live (D5): it leaves the session,
- * forgets its machine and what that has sent, and waits to be copied anew; each time it happens, longer.
+ * A backup that has diverged or failed is of no use as it is, and must never go live (D5): it leaves the
+ * session, forgets its machine and what that has sent, and waits to be copied anew; each time it happens,
+ * longer.
  */
 static void rejoin(struct pair *pair)
 {
