@@ -4,7 +4,7 @@
  *   crowd open ADDRESS PORT AT_ONCE TOTAL   TOTAL connections, so many at a time: each asks once, is answered, and
  *                                           ends, in turns in order and by a reset
  *   crowd talk ADDRESS PORT AT_ONCE STOP    connections that stay: each stores some bytes and asks for them, again
- *                                           and again, until there is a file STOP
+ *                                           and again, once at least, until there is a file STOP
  *
  * Says how many there were. Exit status: 0 each was answered rightly and none ended by itself, 1 not so, 2 usage.
  */
@@ -106,7 +106,7 @@ static void *talk(void *argument)
 	int fd = connected(number);
 	if (fd < 0)
 		return NULL;
-	for (unsigned turn = 0; access(stop, F_OK) < 0; turn++) {
+	for (unsigned turn = 0; turn == 0 || access(stop, F_OK) < 0; turn++) {
 		int set_length = snprintf(set, sizeof set, "set key%u 0 0 %u\r\n", number, STORED);
 		int get_length = snprintf(get, sizeof get, "get key%u\r\n", number);
 		int head_length =
