@@ -184,7 +184,7 @@ int tcp_sender_letter(struct tcp_sender *sender, const struct tcp_frame *frame, 
 	uint64_t deadline = now_ns() + (uint64_t)timeout_ms * 1000000u;
 	struct timespec until = {.tv_sec = (time_t)(deadline / 1000000000u),
 		.tv_nsec = (long)(deadline % 1000000000u)};
-	int waited = 0;
+	int waited = 0, error = -ECONNRESET;
 	pthread_mutex_lock(&sender->lock);
 	CHECK(L1, !sender->letter, "two threads send messages over one connection");
 	if (!sender->is_closed) {
@@ -195,8 +195,9 @@ int tcp_sender_letter(struct tcp_sender *sender, const struct tcp_frame *frame, 
 		pump(sender);
 		while (sender->letter && !sender->is_closed && waited != ETIMEDOUT)
 			waited = pthread_cond_timedwait(&sender->moved, &sender->lock, &until);
+		/* What was sent was, though the peer may have answered it and gone by now. */
+		error = !sender->letter ? 0 : sender->is_closed ? -ECONNRESET : -ETIMEDOUT;
 	}
-	int error = sender->is_closed ? -ECONNRESET : sender->letter ? -ETIMEDOUT : 0;
 	/* What the caller owns must not be read any more. */
 	if (sender->letter) {
 		sender->is_closed = true;

@@ -122,6 +122,36 @@ static void assert_refused(void)
 	assert_int_equal(tcp->send(ours, bytes, 1), -ECONNRESET);
 }
 
+/* Reads a message of 5 bytes, says as much, and goes. */
+static void *answer_and_go(void *unused)
+{
+	struct tcp_frame frame;
+	uint8_t body[5];
+	if (!raw_read(&frame, sizeof frame) || !raw_read(body, sizeof body))
+		return unused;
+	raw_frame(FRAME_MESSAGE, 5, 0, "never");
+	shutdown(raw, SHUT_RDWR);
+	return NULL;
+}
+
+/* The answer may be there, and the end of the connection behind it, before the call that sends has returned. */
+static void what_was_sent_was_sent_however_soon_the_peer_goes(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 300; i++) {
+		pthread_t thread;
+		size_t length;
+		open_standby(0);
+		pthread_create(&thread, NULL, answer_and_go, NULL);
+		assert_int_equal(tcp->send(ours, "hello", 5), 0);
+		assert_int_equal(tcp->recv(ours, back, sizeof back, &length, LONG_MS), 0);
+		assert_memory_equal(back, "never", 5);
+		pthread_join(thread, NULL);
+		assert_int_equal(tcp->recv(ours, back, sizeof back, &length, LONG_MS), -ECONNRESET);
+		close_standby();
+	}
+}
+
 /* A message that went through shows that what came before it did. */
 static void assert_still_open(void)
 {
@@ -591,6 +621,7 @@ int main(void)
 		TEST(a_write_waits_for_nobody_who_sends),
 		TEST(a_standby_that_claims_to_have_what_was_not_sent_is_found_out),
 		TEST(random_bytes_do_no_harm),
+		TEST(what_was_sent_was_sent_however_soon_the_peer_goes),
 	};
 	return !!cmocka_run_group_tests(tests, NULL, NULL);
 }
