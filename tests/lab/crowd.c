@@ -37,13 +37,24 @@ static void complain(unsigned number, const char *what)
 		fprintf(stderr, "crowd: connection %u: %s: %s\n", number, what, strerror(errno));
 }
 
+/* A guest that stands still for seconds, as while a backup joins it, answers no ARP: nothing ends by that. */
+static bool connects(int fd)
+{
+	time_t end = time(NULL) + PATIENCE_S;
+	int error;
+	do
+		error = connect(fd, (struct sockaddr *)&server, sizeof server);
+	while (error < 0 && errno == EHOSTUNREACH && time(NULL) < end);
+	return error == 0;
+}
+
 static int connected(unsigned number)
 {
 	const struct timeval patience = {.tv_sec = PATIENCE_S};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) < 0 ||
 		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0 ||
-		connect(fd, (struct sockaddr *)&server, sizeof server) < 0) {
+		!connects(fd)) {
 		complain(number, "connect");
 		if (fd >= 0)
 			close(fd);
