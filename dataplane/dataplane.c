@@ -181,6 +181,7 @@ static void set_longest_sleep(struct dataplane *dp)
 static void *run(void *argument)
 {
 	struct dataplane *dp = argument;
+	thread_is_prompt();
 	dp->woken_by_port = dp->port && port_wakes(dp->port, &dp->idle.bell);
 	set_longest_sleep(dp);
 	for (;;) {

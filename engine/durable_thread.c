@@ -42,6 +42,7 @@ static int write_entries(struct durable_thread *log, struct durable *durable, ui
 static int follow(struct durable_thread *log, struct durable *durable)
 {
 	struct idle idle = {.bell = &log->bell, .longest_ns = SLEEP_NS};
+	thread_is_prompt();
 	int error = durable_persist(durable);
 	while (!error) {
 		idle_watch(&idle);

@@ -94,6 +94,7 @@ static void *run(void *argument)
 	bool awaits_received =
 		receiver->commit == COMMIT_RECEIVED || receiver->commit == COMMIT_DURABLE;
 	uint64_t beats = 0, beat_ns = 0, partial_ns = 0;
+	thread_is_prompt();
 	while (!atomic_load_explicit(&receiver->stopping, memory_order_acquire)) {
 		idle_watch(&idle);
 		enum log_verdict verdict;

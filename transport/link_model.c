@@ -14,7 +14,8 @@
  * The rate counts the log's bytes, not what a provider wraps them in. An ideal wire is computed, to
  * the nanosecond: it is busy with each piece for as long as the rate says, from when it was handed
  * over or from when the one before has left. A thread hands pieces on when they are due. That it
- * wakes late delays what waits, and does not change the rate.
+ * wakes late delays what waits, and does not change the rate; for something alone on the way, as in a
+ * request's case, it stays awake.
  *
  * The log waits in a copy of the ring, acks in a queue. What is on the way when this process dies
  * or is fenced is lost with it, as if it had died a delay earlier.
@@ -49,6 +50,8 @@
 #define LONGEST_NS 100000000u
 /* Until the other provider is asked again whether it has room. */
 #define RETRY_NS 20000u
+/* So short a time is awaited without a sleep if nothing else is on the way. */
+#define AWAKE_NS 50000u
 
 struct shape {
 	uint64_t rate; /* bits a second; 0: not limited */
@@ -237,8 +240,10 @@ static int checked(struct connection *c, int error)
 
 /* ---- The model's thread ---- */
 
-/* Takes what is due. When the next is, or LONGEST_NS from now; 0 when the connection has ended. */
-static uint64_t take_due(struct connection *c, uint64_t acks[ACK_COUNTERS], uint32_t *counters)
+/* Takes what is due. When the next is, or LONGEST_NS from now; 0 when the connection has ended. `*alone`: it is
+ * the only one. */
+static uint64_t take_due(
+	struct connection *c, uint64_t acks[ACK_COUNTERS], uint32_t *counters, bool *alone)
 {
 	uint64_t now = now_ns(), next = now + LONGEST_NS;
 	*counters = 0;
@@ -261,6 +266,7 @@ static uint64_t take_due(struct connection *c, uint64_t acks[ACK_COUNTERS], uint
 		next = c->items[c->first].due_ns;
 	if (c->is_closed)
 		next = 0;
+	*alone = c->count == 1;
 	pthread_mutex_unlock(&c->lock);
 	return next;
 }
@@ -281,14 +287,16 @@ static void *serve(void *argument)
 {
 	struct connection *c = argument;
 	struct idle idle = {.bell = &c->wake};
+	thread_is_prompt();
 	/* A sleep ends when it should, not up to 50 us later. */
 	prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
 	for (;;) {
 		uint64_t acks[ACK_COUNTERS];
 		uint32_t counters;
 		int error = 0;
+		bool alone;
 		idle_watch(&idle);
-		uint64_t next = take_due(c, acks, &counters);
+		uint64_t next = take_due(c, acks, &counters, &alone);
 		if (next == 0)
 			return NULL;
 		bool is_busy = counters || c->passed < c->until;
@@ -308,7 +316,9 @@ static void *serve(void *argument)
 		}
 		uint64_t now = now_ns();
 		idle.longest_ns = error ? RETRY_NS : next > now ? next - now : 0;
-		if (idle.longest_ns > 0)
+		/* A sleep ends late, which who waits for an answer minds, and a stream does not. */
+		bool awake = alone && !error && idle.longest_ns <= AWAKE_NS;
+		if (idle.longest_ns > 0 && !awake)
 			idle_pause(&idle);
 	}
 }

@@ -103,6 +103,7 @@ static void *serve(void *argument)
 {
 	struct connection *c = argument;
 	int error;
+	thread_is_prompt();
 	do {
 		struct epoll_event event = {0};
 		uint32_t kinds;

@@ -350,6 +350,7 @@ static void *serve(void *argument)
 		{.fd = c->completions->fd, .events = POLLIN},
 	};
 	bool is_cut = false;
+	thread_is_prompt();
 	arm(c, c->links[VERBS_BULK].recv_cq);
 	while (!atomic_load_explicit(&c->stopping, memory_order_acquire)) {
 		if (!is_cut && look(c)) {

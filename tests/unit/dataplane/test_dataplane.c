@@ -20,8 +20,14 @@ long syscall(long number, ...)
 {
 	va_list args;
 	va_start(args, number);
-	long a = va_arg(args, long), b = va_arg(args, long), c = va_arg(args, long),
-	     d = va_arg(args, long), e = va_arg(args, long), f = va_arg(args, long);
+	long a = va_arg(args, long), b = va_arg(args, long), c = va_arg(args, long), d = 0, e = 0,
+	     f = 0;
+	if (number != SYS_sched_setattr) /* has three */
+		d = va_arg(args, long);
+	if (number == SYS_futex) {
+		e = va_arg(args, long);
+		f = va_arg(args, long);
+	}
 	va_end(args);
 	if (number == SYS_futex && (b & FUTEX_CMD_MASK) == FUTEX_WAIT && d) {
 		atomic_fetch_add(&sleeps, 1);
