@@ -6,7 +6,8 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define FRAME_BURST 32u
+#define FRAME_BURST 32u /* in one entry */
+#define FRAMES_MOST 64u /* at one position, or a burst more */
 #define FRAME_MIN (FRAME_HEADER + ETHER_HEADER)
 #define WAIT_NS 200000u       /* for room in the log */
 #define IDLE_NS 100000000u    /* halted without a timer; every wake-up comes by the bell */
@@ -140,8 +141,8 @@ static void wait_for_room(struct machine *m, uint32_t watched, bool *stopped)
  * and not the log (L3), and while a broken log's fate is being decided. False when the machine has
  * ended: then nothing may be applied. `end` is 0 when nothing is logged.
  */
-static bool append(
-	struct machine *m, enum log_kind kind, const void *payload, uint32_t length, uint64_t *end)
+static bool append_parts(struct machine *m, enum log_kind kind, const struct iovec *parts,
+	unsigned count, uint64_t *end)
 {
 	struct live *live = m->live;
 	*end = 0;
@@ -149,19 +150,26 @@ static bool append(
 	while (live->log && !machine_ended(m)) {
 		uint32_t watched = machine_watch(m);
 		int error = live->broken ? -EAGAIN
-					 : log_writer_append(live->log, kind, m->exits,
-						   machine_digest(m), payload, length, end);
+					 : log_writer_append_parts(live->log, kind, m->exits,
+						   machine_digest(m), parts, count, end);
 		if (error == 0) {
 			live->logged = *end;
 			live->told_reached = m->exits;
 			return true;
 		}
-		CHECK(D2, error == -EAGAIN, "the log refuses %s of %u bytes: %s",
-			log_kind_name(kind), length, fail_message());
+		CHECK(D2, error == -EAGAIN, "the log refuses %s: %s", log_kind_name(kind),
+			fail_message());
 		flush(m);
 		wait_for_room(m, watched, &stopped);
 	}
 	return !machine_ended(m);
+}
+
+static bool append(
+	struct machine *m, enum log_kind kind, const void *payload, uint32_t length, uint64_t *end)
+{
+	const struct iovec part = {.iov_base = (void *)payload, .iov_len = length};
+	return append_parts(m, kind, &part, 1, end);
 }
 
 bool live_append_resync(struct machine *m, enum log_kind kind, const void *payload, uint32_t length)
@@ -253,19 +261,74 @@ static bool may_deliver(struct machine *m, uint32_t length)
 	return true;
 }
 
+/* Nor is it a frame if the log has no entry for its length. */
+static bool is_frame(const struct port_frame *frame)
+{
+	return frame->length >= FRAME_MIN && frame->length <= LOG_PAYLOAD_MAX;
+}
+
+/* How many of the frames that wait can be taken as one burst: they fit into the guest's buffers, and their entry
+ * is one that a flush would not have to wait for. */
+static unsigned look_for_burst(struct machine *m)
+{
+	const struct frame_queue *frames = &m->live->frames;
+	uint32_t waiting = frame_queue_count(frames), lengths[FRAME_BURST], bytes = 0;
+	unsigned count = 0;
+	for (; count < waiting && count < FRAME_BURST; count++) {
+		const struct port_frame *frame = frame_queue_at(frames, count);
+		bytes += (uint32_t)sizeof(uint32_t) + frame->length;
+		if (!is_frame(frame) || bytes > FLUSH_BYTES)
+			break;
+		lengths[count] = frame->length;
+	}
+	return count > 1 ? virtio_net_fitting(&m->board.net, &m->env, lengths, count) : count;
+}
+
+/* Takes `count` frames by one entry. False: the machine has ended. */
+static bool take_burst(struct machine *m, unsigned count)
+{
+	struct frame_queue *frames = &m->live->frames;
+	uint32_t lengths[FRAME_BURST];
+	struct iovec parts[2 * FRAME_BURST] = {0};
+	for (unsigned i = 0; i < count; i++) {
+		const struct port_frame *frame = frame_queue_at(frames, i);
+		lengths[i] = frame->length;
+		parts[2 * i] =
+			(struct iovec){.iov_base = &lengths[i], .iov_len = sizeof lengths[i]};
+		parts[2 * i + 1] =
+			(struct iovec){.iov_base = (void *)frame->bytes, .iov_len = frame->length};
+	}
+	uint64_t end = 0;
+	if (!append_parts(m, LOG_NET_BURST, parts, 2 * count, &end))
+		return false;
+	m->live->short_since = 0;
+	for (; count > 0; count--) {
+		const struct port_frame *frame = frame_queue_peek(frames);
+		virtio_net_receive(&m->board.net, &m->env, frame->bytes, frame->length);
+		frame_queue_take(frames, end);
+	}
+	return true;
+}
+
 static void take_frames(struct machine *m)
 {
-	struct port_frame *frame;
+	const struct port_frame *frame;
 	free_frames(m->live);
 	bool may_merge = virtio_net_takes_merged(&m->board.net);
 	if (may_merge != atomic_load_explicit(&m->live->may_merge, memory_order_relaxed))
 		atomic_store_explicit(&m->live->may_merge, may_merge, memory_order_relaxed);
-	for (unsigned n = 0; n < FRAME_BURST && (frame = frame_queue_peek(&m->live->frames)); n++) {
+	for (unsigned n = 0; n < FRAMES_MOST && (frame = frame_queue_peek(&m->live->frames)); n++) {
 		uint64_t end = 0;
-		/* Without a working driver nobody would ever take it. Nor is it a frame if the log has
-		 * no entry for its length. */
-		if (virtio_mmio_is_live(&m->board.net.mmio) && frame->length >= FRAME_MIN &&
-			frame->length <= LOG_PAYLOAD_MAX) {
+		/* Without a working driver nobody would ever take it. */
+		bool is_live = virtio_mmio_is_live(&m->board.net.mmio);
+		unsigned burst = is_live ? look_for_burst(m) : 0;
+		if (burst > 1) {
+			if (!take_burst(m, burst))
+				break;
+			n += burst - 1;
+			continue;
+		}
+		if (is_live && is_frame(frame)) {
 			if (!may_deliver(m, frame->length))
 				break;
 			if (!append(m, LOG_NET_RX, frame->bytes, frame->length, &end))

@@ -43,12 +43,23 @@ static inline bool frame_queue_put(struct frame_queue *queue, const struct port_
 	return true;
 }
 
-/* The oldest frame that waits, NULL when there is none. */
-static inline struct port_frame *frame_queue_peek(struct frame_queue *queue)
+/* How many frames wait. */
+static inline uint32_t frame_queue_count(const struct frame_queue *queue)
 {
-	if (atomic_load_explicit(&queue->tail, memory_order_acquire) == queue->head) /* Q2 */
-		return NULL;
-	return &queue->frame[queue->head % FRAME_QUEUE];
+	return atomic_load_explicit(&queue->tail, memory_order_acquire) - queue->head; /* Q2 */
+}
+
+/* One of those that wait, the oldest is number 0. */
+static inline const struct port_frame *frame_queue_at(
+	const struct frame_queue *queue, uint32_t number)
+{
+	return &queue->frame[(queue->head + number) % FRAME_QUEUE];
+}
+
+/* The oldest frame that waits, NULL when there is none. */
+static inline const struct port_frame *frame_queue_peek(const struct frame_queue *queue)
+{
+	return frame_queue_count(queue) ? frame_queue_at(queue, 0) : NULL;
 }
 
 /* It waits no more. It is kept until its entry, which ends at this LSN, is written; 0: it has none. */

@@ -245,6 +245,15 @@ static void replay_output(
 	taken(m, &entry);
 }
 
+static bool receive_burst(struct machine *m, const struct log_entry *entry)
+{
+	const uint8_t *frame;
+	uint32_t at = 0, length;
+	while (log_burst_next(entry, &at, &frame, &length))
+		virtio_net_receive(&m->board.net, &m->env, frame, length);
+	return at == entry->length;
+}
+
 static void apply(struct machine *m, const struct log_entry *entry)
 {
 	struct log_tick tick;
@@ -264,6 +273,12 @@ static void apply(struct machine *m, const struct log_entry *entry)
 		break;
 	case LOG_NET_RX:
 		virtio_net_receive(&m->board.net, &m->env, entry->payload, entry->length);
+		break;
+	case LOG_NET_BURST:
+		if (!receive_burst(m, entry)) {
+			diverged(m, entry, "its frames are none");
+			return;
+		}
 		break;
 	case LOG_CONSOLE_RX:
 		board_keys(&m->board, &m->env, entry->payload, entry->length);

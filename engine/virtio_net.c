@@ -105,6 +105,42 @@ bool virtio_net_fits(struct virtio_net *net, struct device_env *env, size_t leng
 	       (chains.count && !(net->mmio.features & FEATURE_MERGEABLE));
 }
 
+/* How many of the frames these buffers hold, one behind the other. */
+static unsigned fill(const struct virtqueue_chains *chains, bool mergeable, const uint32_t *lengths,
+	unsigned count)
+{
+	unsigned fitting = 0;
+	for (uint32_t next = 0; fitting < count; fitting++) {
+		uint64_t room = 0;
+		do {
+			if (next == chains->count)
+				return fitting;
+			room += chains->chain[next++].bytes;
+		} while (mergeable && room < lengths[fitting]);
+		if (room < lengths[fitting])
+			return fitting;
+	}
+	return fitting;
+}
+
+unsigned virtio_net_fitting(
+	struct virtio_net *net, struct device_env *env, const uint32_t *lengths, unsigned count)
+{
+	struct virtqueue_chains chains;
+	const struct virtqueue *queue = virtio_mmio_queue(&net->mmio, QUEUE_RX);
+	bool mergeable = net->mmio.features & FEATURE_MERGEABLE;
+	if (!queue)
+		return 0;
+	/* A buffer for each is what most need; only who finds it too little looks at all that are offered. */
+	for (uint32_t most = count;; most = VIRTQUEUE_MAX) {
+		if (virtqueue_look(queue, env->memory, true, most, UINT64_MAX, &chains))
+			return 0;
+		unsigned fitting = fill(&chains, mergeable, lengths, count);
+		if (fitting == count || !mergeable || chains.count < most || most == VIRTQUEUE_MAX)
+			return fitting;
+	}
+}
+
 static int deliver(struct virtio_net *net, struct device_env *env, struct virtqueue *queue,
 	const void *frame, size_t length)
 {

@@ -37,6 +37,9 @@ void virtio_net_reset(struct virtio_net *net, const uint8_t mac[6]);
 bool virtio_net_can_receive(struct virtio_net *net, struct device_env *env, size_t length);
 /* Whether what is offered holds the frame, or never will: of buffers that are shared more may come soon. */
 bool virtio_net_fits(struct virtio_net *net, struct device_env *env, size_t length);
+/* How many of the first `count` frames, VIRTQUEUE_MAX at most, of these lengths fit into what is offered, one behind the other. */
+unsigned virtio_net_fitting(
+	struct virtio_net *net, struct device_env *env, const uint32_t *lengths, unsigned count);
 /* Writes a frame, at least FRAME_HEADER bytes, into the guest's buffers. One that does not fit, or that
  * its driver could not understand, is dropped, the same everywhere. */
 void virtio_net_receive(

@@ -268,6 +268,25 @@ static void add_ending(const struct line *line, const struct log_entry *entry)
 		add(line, " with value %u", ending.value);
 }
 
+static void add_burst(const struct line *line, const struct log_entry *entry)
+{
+	uint32_t at = 0, length = 0, frames = 0, bytes = 0;
+	const uint8_t *frame, *first = NULL;
+	uint32_t first_length = 0;
+	for (; log_burst_next(entry, &at, &frame, &length); frames++, bytes += length) {
+		if (!first) {
+			first = frame;
+			first_length = length;
+		}
+	}
+	add(line, "%u frames of %u bytes in all", frames, bytes - frames * LOG_FRAME_HEADER);
+	if (first) {
+		add(line, ", the first a ");
+		add_frame(line,
+			(struct bytes){first + LOG_FRAME_HEADER, first_length - LOG_FRAME_HEADER});
+	}
+}
+
 void log_describe(const struct log_entry *entry, uint64_t time_ns, char *text, size_t size)
 {
 	const struct line line = {text, size};
@@ -297,6 +316,9 @@ void log_describe(const struct log_entry *entry, uint64_t time_ns, char *text, s
 		if (entry->payload[1])
 			add(&line, ", merged of segments of %u bytes",
 				entry->payload[4] | (unsigned)entry->payload[5] << 8);
+		break;
+	case LOG_NET_BURST:
+		add_burst(&line, entry);
 		break;
 	case LOG_CONSOLE_RX:
 		add(&line, "typed ");

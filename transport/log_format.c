@@ -14,6 +14,8 @@ enum { PURPOSE_STAMP = 1, PURPOSE_CRC = 3 };
 _Static_assert(offsetof(struct log_header, crc) == 28, "the format's bytes");
 _Static_assert(LOG_PAYLOAD_MAX % 8 == 0, "the largest entry has no padding");
 
+#define FRAME_LEAST (LOG_FRAME_HEADER + 14u)
+
 static const struct kind {
 	const char *name;
 	uint32_t shortest, longest; /* payload bytes; none are allowed where longest < shortest */
@@ -21,7 +23,7 @@ static const struct kind {
 	[0] = {"?", 1, 0},
 	[LOG_TICK] = {"TICK", sizeof(struct log_tick), sizeof(struct log_tick)},
 	[LOG_CLOCK] = {"CLOCK", 8, 8},
-	[LOG_NET_RX] = {"NET_RX", LOG_FRAME_HEADER + 14, LOG_PAYLOAD_MAX},
+	[LOG_NET_RX] = {"NET_RX", FRAME_LEAST, LOG_PAYLOAD_MAX},
 	[LOG_DISK_DONE] = {"DISK_DONE", 1, 0},
 	[LOG_CONSOLE_RX] = {"CONSOLE_RX", 1, 4096},
 	[LOG_OUTPUT] = {"OUTPUT", sizeof(struct log_output), sizeof(struct log_output)},
@@ -31,6 +33,7 @@ static const struct kind {
 	[LOG_RELEASED] = {"RELEASED", 8, 8},
 	[LOG_END] = {"END", sizeof(struct log_ending), sizeof(struct log_ending)},
 	[LOG_RANDOM] = {"RANDOM", 1, 256},
+	[LOG_NET_BURST] = {"NET_BURST", sizeof(uint32_t) + FRAME_LEAST, LOG_PAYLOAD_MAX},
 };
 
 bool log_length_allowed(unsigned kind, uint32_t length)
@@ -67,12 +70,16 @@ void log_encode(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind,
 	uint8_t *body = out + LOG_HEADER_SIZE;
 	check_entry(lsn, kind, length);
 	memcpy(body, payload, length);
-	log_encode_around(out, secret, lsn, kind, position, digest, body, length);
+	const struct iovec part = {.iov_base = body, .iov_len = length};
+	log_encode_around(out, secret, lsn, kind, position, digest, &part, 1);
 }
 
 void log_encode_around(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind,
-	uint64_t position, uint32_t digest, const void *payload, uint32_t length)
+	uint64_t position, uint32_t digest, const struct iovec *parts, unsigned count)
 {
+	uint32_t length = 0;
+	for (unsigned i = 0; i < count; i++)
+		length += (uint32_t)parts[i].iov_len;
 	check_entry(lsn, kind, length);
 	struct log_header header = {
 		.stamp = log_stamp(secret, lsn, STAMP_HEADER),
@@ -85,7 +92,8 @@ void log_encode_around(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kin
 	uint32_t padding = padded(length) - length;
 	memset(behind, 0, padding);
 	header.crc = crc32c(crc_seed(secret), &header, CHECKED_HEADER);
-	header.crc = crc32c(header.crc, payload, length);
+	for (unsigned i = 0; i < count; i++)
+		header.crc = crc32c(header.crc, parts[i].iov_base, parts[i].iov_len);
 	header.crc = crc32c(header.crc, behind, padding);
 	memcpy(out, &header, sizeof header);
 	uint64_t trailer = log_stamp(secret, lsn, STAMP_TRAILER);
@@ -128,6 +136,20 @@ enum log_verdict log_decode(
 		.payload = body,
 	};
 	return LOG_VALID;
+}
+
+bool log_burst_next(
+	const struct log_entry *burst, uint32_t *at, const uint8_t **frame, uint32_t *length)
+{
+	uint32_t left = burst->length - *at;
+	if (left < sizeof *length)
+		return false;
+	memcpy(length, burst->payload + *at, sizeof *length);
+	if (*length < FRAME_LEAST || *length > left - sizeof *length)
+		return false;
+	*frame = burst->payload + *at + sizeof *length;
+	*at += (uint32_t)sizeof *length + *length;
+	return true;
 }
 
 const char *log_kind_name(enum log_kind kind)

@@ -1,5 +1,5 @@
 /*
- * The log's format, version 3. This file is its specification.
+ * The log's format, version 4. This file is its specification.
  *
  * The log is an endless sequence of bytes; an LSN is an offset in it. It consists of entries, each
  * directly behind the last. All numbers are little-endian; an entry starts at a multiple of 8.
@@ -43,6 +43,7 @@
  *   RELEASED    u64 LSN: outputs whose OUTPUT entry ends at or below it have left (O3)
  *   END         u32 reason (enum log_end), u32 value
  *   RANDOM      1 to 256 random bytes that the guest asked for
+ *   NET_BURST   frames that are received one behind the other: for each u32 its length, and what NET_RX has
  */
 #pragma once
 
@@ -51,8 +52,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
-#define LOG_FORMAT_VERSION 3u
+#define LOG_FORMAT_VERSION 4u
 #define LOG_HEADER_SIZE 32u
 #define LOG_TRAILER_SIZE 8u
 #define LOG_FRAME_HEADER 12u /* in front of a received frame */
@@ -71,6 +73,7 @@ enum log_kind {
 	LOG_RELEASED,
 	LOG_END,
 	LOG_RANDOM,
+	LOG_NET_BURST,
 	LOG_KINDS,
 };
 
@@ -149,10 +152,10 @@ static inline uint64_t log_entry_size(uint32_t length)
 void log_encode(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind, uint64_t position,
 	uint32_t digest, const void *payload, uint32_t length);
 
-/* The same around the payload's place in `out`, which is left as it is: the payload lies elsewhere, and
- * whoever sends the entry takes it from there. */
+/* The same around the payload's place in `out`, which is left as it is: the payload lies elsewhere, in `count`
+ * parts, and whoever sends the entry takes it from there. */
 void log_encode_around(uint8_t *out, uint64_t secret, uint64_t lsn, enum log_kind kind,
-	uint64_t position, uint32_t digest, const void *payload, uint32_t length);
+	uint64_t position, uint32_t digest, const struct iovec *parts, unsigned count);
 
 enum log_verdict {
 	LOG_VALID,
@@ -166,6 +169,11 @@ enum log_verdict {
  */
 enum log_verdict log_decode(const uint8_t *in, uint64_t available, uint64_t secret, uint64_t lsn,
 	struct log_entry *out);
+
+/* The next frame of a NET_BURST, as NET_RX has it: the bytes at `*at` (0 at first), which moves behind it. False
+ * at the payload's end, or where no frame can be: then `*at` is not the length. */
+bool log_burst_next(
+	const struct log_entry *burst, uint32_t *at, const uint8_t **frame, uint32_t *length);
 
 /* "TICK", "CLOCK", …; "?" for what is not a kind. */
 const char *log_kind_name(enum log_kind kind);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -103,21 +104,25 @@ static struct iovec staged_piece(const struct log_writer *writer, uint64_t from,
 	return (struct iovec){.iov_base = staged(writer, from), .iov_len = to - from};
 }
 
-static bool is_lent(const struct log_writer *writer, const uint8_t *payload, uint32_t length)
+static bool is_lent(const struct log_writer *writer, const struct iovec *part)
 {
-	return writer->lent_size >= length && payload >= writer->lent &&
-	       (size_t)(payload - writer->lent) <= writer->lent_size - length &&
+	const uint8_t *bytes = part->iov_base;
+	return writer->lent_size >= part->iov_len && bytes >= writer->lent &&
+	       (size_t)(bytes - writer->lent) <= writer->lent_size - part->iov_len &&
 	       writer->lent_count < FLUSH_LENT_MAX;
 }
 
-/* The payload's place in the staging ring stays a hole. */
-static void gather(struct log_writer *writer, const void *payload, uint32_t length)
+/* What was lent keeps its place in the staging ring as a hole; the rest is copied. */
+static void place(struct log_writer *writer, uint64_t lsn, const struct iovec *part)
 {
+	if (!is_lent(writer, part)) {
+		memcpy(staged(writer, lsn), part->iov_base, part->iov_len);
+		return;
+	}
 	struct iovec *pieces = &writer->pieces[2 * writer->lent_count++];
-	uint64_t body = writer->head + LOG_HEADER_SIZE;
-	pieces[0] = staged_piece(writer, writer->gathered, body);
-	pieces[1] = (struct iovec){.iov_base = (void *)payload, .iov_len = length};
-	writer->gathered = body + length;
+	pieces[0] = staged_piece(writer, writer->gathered, lsn);
+	pieces[1] = *part;
+	writer->gathered = lsn + part->iov_len;
 }
 
 /* Asks how far the head may go: not over what the consumer still needs (L3), nor over staged bytes
@@ -141,6 +146,16 @@ static void refresh_limit(struct log_writer *writer)
 int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t position,
 	uint32_t digest, const void *payload, uint32_t length, uint64_t *end)
 {
+	const struct iovec part = {.iov_base = (void *)payload, .iov_len = length};
+	return log_writer_append_parts(writer, kind, position, digest, &part, 1, end);
+}
+
+int log_writer_append_parts(struct log_writer *writer, enum log_kind kind, uint64_t position,
+	uint32_t digest, const struct iovec *parts, unsigned count, uint64_t *end)
+{
+	uint32_t length = 0;
+	for (unsigned i = 0; i < count; i++)
+		length += (uint32_t)parts[i].iov_len;
 	uint64_t size = log_entry_size(length);
 	if (length > LOG_PAYLOAD_MAX || size > writer->size)
 		return fail(EMSGSIZE, "an entry of %u bytes does not fit into a log ring of %llu",
@@ -161,14 +176,12 @@ int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t po
 		if (writer->sink->written(writer->context) == writer->flushed)
 			writer->origin = writer->head;
 	}
-	uint8_t *at = staged(writer, writer->head);
-	if (is_lent(writer, payload, length)) {
-		log_encode_around(
-			at, writer->secret, writer->head, kind, position, digest, payload, length);
-		gather(writer, payload, length);
-	} else {
-		log_encode(
-			at, writer->secret, writer->head, kind, position, digest, payload, length);
+	log_encode_around(staged(writer, writer->head), writer->secret, writer->head, kind,
+		position, digest, parts, count);
+	uint64_t at = writer->head + LOG_HEADER_SIZE;
+	for (unsigned i = 0; i < count; i++) {
+		place(writer, at, &parts[i]);
+		at += parts[i].iov_len;
 	}
 	writer->head += size;
 	writer->position = position;

@@ -65,6 +65,10 @@ uint64_t log_writer_written(const struct log_writer *writer);
 int log_writer_append(struct log_writer *writer, enum log_kind kind, uint64_t position,
 	uint32_t digest, const void *payload, uint32_t length, uint64_t *end) MUST_CHECK;
 
+/* The same for a payload in parts, each of which may be lent. */
+int log_writer_append_parts(struct log_writer *writer, enum log_kind kind, uint64_t position,
+	uint32_t digest, const struct iovec *parts, unsigned count, uint64_t *end) MUST_CHECK;
+
 /* Hands everything appended to the sink. A negative errno is the sink's: the connection is gone. */
 int log_writer_flush(struct log_writer *writer) MUST_CHECK;
 

@@ -41,7 +41,7 @@
 #include "transport/log_reader.h"
 #include "transport/log_writer.h"
 
-#define RECORDING_VERSION 3u
+#define RECORDING_VERSION 4u
 #define RECORDING_VM_MAX 64u
 
 /* What a recording begins with. Nothing of it is used after the call that takes it. */

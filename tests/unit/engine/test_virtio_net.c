@@ -233,6 +233,37 @@ static void a_frame_that_does_not_fit_is_dropped(void **state)
 	}
 }
 
+static unsigned fitting(const uint32_t *lengths, unsigned count)
+{
+	return virtio_net_fitting(&g->net, &g->env, lengths, count);
+}
+
+/* Whatever it says fits is received, and the next one is not. */
+static void as_many_of_a_burst_fit_as_are_received(void **state)
+{
+	(void)state;
+	static const uint32_t lengths[] = {72, 1512, 72, 501, 500, 1000, 26, 72};
+	for (unsigned merge = 0; merge < 2; merge++) {
+		for (unsigned buffers = 0; buffers <= SIZE; buffers++) {
+			start(merge ? MERGEABLE : 0);
+			for (unsigned i = 0; i < buffers; i++)
+				offer_buffer(RX, i, BUFFERS + 0x800 * (i % 8), merge ? 500 : 1200);
+			unsigned fit = fitting(lengths, 8);
+			uint64_t before = g->net.rx_frames;
+			for (unsigned i = 0; i < fit; i++)
+				receive(test_frame(1), lengths[i] - FRAME_HEADER);
+			assert_int_equal(g->net.rx_frames - before, fit);
+			if (fit < 8)
+				receive(test_frame(1), lengths[fit] - FRAME_HEADER);
+			assert_int_equal(g->net.rx_frames - before, fit);
+		}
+	}
+	start(0);
+	put(QUEUE_SELECT, RX);
+	put(QUEUE_READY, 0);
+	assert_int_equal(fitting(lengths, 8), 0);
+}
+
 static void asking_whether_a_frame_fits_changes_nothing(void **state)
 {
 	(void)state;
@@ -380,6 +411,7 @@ int main(void)
 		TEST(a_merged_frame_is_for_a_driver_that_agreed_to_it),
 		TEST(a_frame_fits_or_may_fit_soon_or_never),
 		TEST(asking_whether_a_frame_fits_changes_nothing),
+		TEST(as_many_of_a_burst_fit_as_are_received),
 	};
 	return !!cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -165,6 +165,26 @@ static void a_frame_is_summed_up(void **state)
 		assert_described(LOG_NET_RX, frames[i].bytes, frames[i].length, frames[i].words);
 }
 
+static void a_burst_is_summed_up(void **state)
+{
+	(void)state;
+	uint8_t burst[256];
+	uint32_t lengths[] = {frames[0].length, frames[FRAMES - 1].length}, at = 0;
+	char words[256];
+	for (unsigned i = 0; i < 2; i++, at += lengths[i - 1]) {
+		memcpy(burst + at, &lengths[i], 4);
+		memcpy(burst + at + 4, i ? frames[FRAMES - 1].bytes : frames[0].bytes, lengths[i]);
+		at += 4;
+	}
+	snprintf(words, sizeof words, ": 2 frames of %u bytes in all, the first a %s",
+		lengths[0] + lengths[1] - 24, frames[0].words + 2);
+	assert_described(LOG_NET_BURST, burst, at, words);
+	/* The second is cut off. */
+	snprintf(words, sizeof words, ": 1 frames of %u bytes in all, the first a %s",
+		lengths[0] - 12, frames[0].words + 2);
+	assert_described(LOG_NET_BURST, burst, at - 1, words);
+}
+
 /* Whoever reads too far reads behind an allocation, which the sanitizer sees. */
 static void a_frame_that_lies_about_itself_is_not_believed(void **state)
 {
@@ -212,6 +232,7 @@ int main(void)
 		cmocka_unit_test(an_output_names_its_device_and_count),
 		cmocka_unit_test(an_end_says_why),
 		cmocka_unit_test(a_frame_is_summed_up),
+		cmocka_unit_test(a_burst_is_summed_up),
 		cmocka_unit_test(a_frame_that_lies_about_itself_is_not_believed),
 		cmocka_unit_test(ticks_and_clocks_tell_the_time),
 	};

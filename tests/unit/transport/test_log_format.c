@@ -342,6 +342,7 @@ static void lengths_that_a_kind_does_not_allow_are_refused(void **state)
 				     : kind == LOG_CLOCK || kind == LOG_MARK   ? length == 8
 				     : kind == LOG_RELEASED || kind == LOG_END ? length == 8
 				     : kind == LOG_NET_RX                      ? length >= 26
+				     : kind == LOG_NET_BURST                   ? length >= 30
 				     : kind == LOG_PAGE                        ? length >= 8
 				     : kind == LOG_COMMIT                      ? length >= 16
 				     : kind == LOG_RANDOM                      ? length <= 256
@@ -404,6 +405,41 @@ static void what_a_reader_would_refuse_is_not_encoded(void **state)
 	assert_aborts(encode_odd_lsn, NULL);
 }
 
+/* Frames of 26, 1514 and 27 bytes, and one that says another length. */
+static void a_burst_has_its_frames_in_order_and_nothing_else(void **state)
+{
+	(void)state;
+	static const uint32_t lengths[] = {26, 1514, 27};
+	static uint8_t burst[4 * 3 + 26 + 1514 + 27];
+	struct log_entry entry = {.payload = burst, .length = sizeof burst};
+	uint32_t end = 0, at = 0, length;
+	const uint8_t *frame;
+	for (unsigned i = 0; i < 3; i++) {
+		memcpy(burst + end, &lengths[i], 4);
+		end += 4 + lengths[i];
+	}
+	for (unsigned i = 0; i < 3; i++) {
+		assert_true(log_burst_next(&entry, &at, &frame, &length));
+		assert_int_equal(length, lengths[i]);
+		assert_ptr_equal(frame + length, burst + at);
+	}
+	assert_false(log_burst_next(&entry, &at, &frame, &length));
+	assert_int_equal(at, sizeof burst);
+
+	static const uint32_t wrong[] = {0, 25, 28, 1 << 16, UINT32_MAX - 3, UINT32_MAX};
+	for (unsigned i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+		memcpy(burst + sizeof burst - 31, &wrong[i], 4);
+		for (at = 0; log_burst_next(&entry, &at, &frame, &length);)
+			assert_in_range(frame + length - burst, 0, sizeof burst);
+		assert_int_equal(at, sizeof burst - 31);
+	}
+	/* A part of a length is none. */
+	entry.length = sizeof burst - 28;
+	for (at = 0; log_burst_next(&entry, &at, &frame, &length);)
+		;
+	assert_int_equal(at, sizeof burst - 31);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -423,6 +459,7 @@ int main(void)
 		cmocka_unit_test(an_impossible_length_is_not_followed),
 		cmocka_unit_test(reserved_bytes_must_be_zero),
 		cmocka_unit_test(what_a_reader_would_refuse_is_not_encoded),
+		cmocka_unit_test(a_burst_has_its_frames_in_order_and_nothing_else),
 	};
 	return !!cmocka_run_group_tests(tests, set_up, NULL);
 }

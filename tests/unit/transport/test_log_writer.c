@@ -383,6 +383,37 @@ static void a_lent_payload_is_sent_from_where_it_lies_and_never_copied(void **st
 	assert_int_equal(far.reader.next, ends[2]);
 }
 
+static void a_payload_may_come_in_parts_of_which_some_are_lent(void **state)
+{
+	(void)state;
+	uint8_t copied[3][4] = {"one", "two", "six"};
+	log_writer_lend(writer, payload, sizeof payload);
+	far.delayed = true;
+	const struct iovec parts[] = {{copied[0], 4}, {payload, 1501}, {copied[1], 4},
+		{payload + 3000, 60}, {payload + 4000, 3}, {copied[2], 4}};
+	uint64_t end;
+	assert_int_equal(log_writer_append_parts(writer, LOG_NET_BURST, 7, 0, parts, 6, &end), 0);
+	memset(copied, 0, sizeof copied);
+	assert_int_equal(log_writer_flush(writer), 0);
+	assert_int_equal(far.writes, 1);
+	assert_int_equal(far.pending_count, 7);
+	assert_ptr_equal(far.pending[1].piece.iov_base, payload);
+	assert_ptr_equal(far.pending[3].piece.iov_base, payload + 3000);
+	assert_int_equal(far.pending[4].piece.iov_len, 0);
+	assert_ptr_equal(far.pending[5].piece.iov_base, payload + 4000);
+	deliver();
+	struct log_entry entry;
+	assert_int_equal(log_reader_peek(&far.reader, &entry), LOG_VALID);
+	assert_int_equal(entry.length, 4 + 1501 + 4 + 60 + 3 + 4);
+	assert_int_equal(entry.end, end);
+	assert_memory_equal(entry.payload, "one", 4);
+	assert_memory_equal(entry.payload + 4, payload, 1501);
+	assert_memory_equal(entry.payload + 1505, "two", 4);
+	assert_memory_equal(entry.payload + 1509, payload + 3000, 60);
+	assert_memory_equal(entry.payload + 1569, payload + 4000, 3);
+	assert_memory_equal(entry.payload + 1572, "six", 4);
+}
+
 static void what_lies_only_partly_in_lent_memory_is_copied(void **state)
 {
 	(void)state;
@@ -512,6 +543,7 @@ int main(void)
 		cmocka_unit_test_setup(
 			a_lent_payload_is_sent_from_where_it_lies_and_never_copied, fresh),
 		cmocka_unit_test_setup(what_lies_only_partly_in_lent_memory_is_copied, fresh),
+		cmocka_unit_test_setup(a_payload_may_come_in_parts_of_which_some_are_lent, fresh),
 		cmocka_unit_test_setup(
 			a_flush_gathers_only_so_many_payloads_and_copies_the_rest, fresh),
 	};
