@@ -1,4 +1,4 @@
-# The test guests: $(BUILD)/guests/ledger.elf and hammer.elf. Part of the top Makefile; alone, from the
+# The test guests: $(BUILD)/guests/ledger.elf, hammer.elf and stream.elf. Part of the top Makefile; alone, from the
 # top folder: make -f tests/guests/guests.mk BUILD=/somewhere guests
 
 BUILD ?= build
@@ -19,16 +19,23 @@ guest_objects = $(patsubst %,$(BUILD)/guests/%.o,$(1))
 GUEST_RUNTIME := start runtime text memory
 
 .PHONY: guests
-guests: $(BUILD)/guests/ledger.elf $(BUILD)/guests/hammer.elf
+guests: $(foreach guest,ledger hammer stream,$(BUILD)/guests/$(guest).elf)
 
 $(BUILD)/guests/ledger.elf: $(call guest_objects,$(GUEST_RUNTIME) net ip book ledger)
 $(BUILD)/guests/hammer.elf: $(call guest_objects,$(GUEST_RUNTIME) operations hammer)
+$(BUILD)/guests/stream.elf: $(call guest_objects,$(GUEST_RUNTIME) ring_3 gates large/net large/stream)
 
 $(BUILD)/guests/memory.o: GUEST_CFLAGS += -fno-lto
 
 $(BUILD)/guests/%.elf: tests/guests/guest.ld
 	$(call say,LD,$@)
 	$(Q)$(CC) $(GUEST_CFLAGS) $(GUEST_LDFLAGS) -o $@ $(filter %.o,$^)
+
+# With room for frames of 64 KiB.
+$(BUILD)/guests/large/%.o: tests/guests/%.c | $(PACKAGES_READY)
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(GUEST_CFLAGS) -DNET_ROOM=65584 -MMD -MP -c -o $@ $<
 
 $(BUILD)/guests/%.o: tests/guests/%.c | $(PACKAGES_READY)
 	$(call say,CC,$<)
@@ -40,4 +47,4 @@ $(BUILD)/guests/%.o: tests/guests/%.S | $(PACKAGES_READY)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
 
--include $(wildcard $(BUILD)/guests/*.d)
+-include $(wildcard $(BUILD)/guests/*.d $(BUILD)/guests/large/*.d)

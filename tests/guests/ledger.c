@@ -261,7 +261,7 @@ int guest_main(uint64_t memory_size, const char *command_line)
 		print("ledger: ip= takes an IPv4 address, such as ip=10.77.0.2");
 		return 2;
 	}
-	const char *problem = net_start();
+	const char *problem = net_start(0);
 	if (problem) {
 		uart_write("ledger: ", 8);
 		print(problem);

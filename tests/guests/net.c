@@ -137,7 +137,7 @@ static void offer(uint16_t id)
 {
 	struct packet *packet = free_packet[--free_packets];
 	receive.packet[id] = packet;
-	receive.descriptor[id] = (struct descriptor){.address = (uint64_t)packet->header,
+	receive.descriptor[id] = (struct descriptor){.address = (uint64_t)&packet->header,
 		.length = sizeof packet->header + sizeof packet->frame,
 		.flags = DESCRIPTOR_WRITE};
 	add(&receive, id);
@@ -156,10 +156,10 @@ static bool start_queue(struct queue *queue)
 	return true;
 }
 
-static bool agree_on_features(void)
+static bool agree_on_features(uint32_t offloads)
 {
 	for (uint32_t half = 0; half < 2; half++) {
-		uint32_t wanted = (uint32_t)(FEATURES >> 32 * half);
+		uint32_t wanted = (uint32_t)((FEATURES | offloads) >> 32 * half);
 		set(DEVICE_FEATURES_SELECT, half);
 		if ((get(DEVICE_FEATURES) & wanted) != wanted)
 			return false;
@@ -170,15 +170,15 @@ static bool agree_on_features(void)
 	return get(STATUS) & FEATURES_OK;
 }
 
-const char *net_start(void)
+const char *net_start(uint32_t offloads)
 {
 	if (get(MAGIC) != 0x74726976 || get(VERSION) != 2 || get(DEVICE_ID) != 1)
 		return "no virtio-net device";
 	set(STATUS, 0);
 	set(STATUS, ACKNOWLEDGE);
 	set(STATUS, ACKNOWLEDGE | DRIVER);
-	if (!agree_on_features())
-		return "the network device lacks VERSION_1, MAC or EVENT_IDX";
+	if (!agree_on_features(offloads))
+		return "the network device lacks VERSION_1, MAC, EVENT_IDX or an offload";
 	if (!start_queue(&receive) || !start_queue(&transmit))
 		return "the network device's queues are too short";
 	for (uint32_t i = 0; i < sizeof net_mac; i++)
@@ -206,6 +206,7 @@ struct packet *net_receive(void)
 	uint16_t id = receive.device.slot[slot].id % SLOTS;
 	struct packet *packet = receive.packet[id];
 	packet->length = receive.device.slot[slot].length - (uint32_t)sizeof packet->header;
+	packet->header = (struct net_header){0};
 	offer(id);
 	return packet;
 }
@@ -222,7 +223,9 @@ unsigned net_room(void)
 
 struct packet *net_packet(void)
 {
-	return free_packet[--free_packets];
+	struct packet *packet = free_packet[--free_packets];
+	packet->header = (struct net_header){0};
+	return packet;
 }
 
 void net_drop(struct packet *packet)
@@ -236,11 +239,9 @@ void net_send(struct packet *packet, const void *more, uint32_t more_length)
 		net_drop(packet);
 		return;
 	}
-	/* A packet that was received comes with the device's header. */
-	__builtin_memset(packet->header, 0, sizeof packet->header);
 	uint16_t id = free_pair[--free_pairs];
 	struct descriptor *pair = &transmit.descriptor[id];
-	pair[0] = (struct descriptor){.address = (uint64_t)packet->header,
+	pair[0] = (struct descriptor){.address = (uint64_t)&packet->header,
 		.length = (uint32_t)sizeof packet->header + packet->length};
 	if (more_length) {
 		pair[0].flags = DESCRIPTOR_NEXT;

@@ -13,14 +13,29 @@
 
 #define NET_FRAME_MAX 1514u /* no VLAN tag, no checksum at the end */
 
+/* What is still to be done to a frame (struct virtio_net_hdr_v1). All 0, as in a packet that one is given: nothing. */
+struct net_header {
+	uint8_t flags, gso_type;
+	uint16_t header_length, gso_size, checksum_start, checksum_offset, buffers;
+};
+enum { NET_CHECKSUM = 1, NET_TCP4 = 1 }; /* flags; gso_type */
+
+#ifndef NET_ROOM
+#define NET_ROOM 2032 /* bytes in a packet */
+#endif
 struct packet {
-	uint32_t length;    /* of the frame, in bytes */
-	uint8_t header[12]; /* struct virtio_net_hdr_v1: without offloads it says nothing */
-	uint8_t frame[2032];
+	uint32_t length; /* of the frame, in bytes */
+	struct net_header header;
+	uint8_t frame[NET_ROOM];
 };
 
+/* Which of these the guest wants (5.1.3). */
+#define NET_SEND_CHECKSUM (1u << 0)
+#define NET_SEND_LARGE (1u << 11)
+#define NET_RECEIVE_LARGE (1u << 1 | 1u << 7 | 1u << 8)
+
 /* Sets the device up. NULL, or what is wrong with it. */
-const char *net_start(void);
+const char *net_start(uint32_t offloads);
 extern uint8_t net_mac[6];
 
 /* The next received packet, or NULL. */

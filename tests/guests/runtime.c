@@ -2,7 +2,6 @@
 
 #include "tests/guests/text.h"
 
-#define VECTOR_LINES 32 /* vectors below are the CPU's exceptions */
 #define VECTORS (VECTOR_LINES + 16)
 
 struct gate {
@@ -20,16 +19,20 @@ extern const uint8_t interrupt_stubs[VECTORS][16];
 
 static struct gate idt[VECTORS];
 
+void interrupt_gate(unsigned vector, void (*entry)(void))
+{
+	uint64_t address = (uint64_t)entry;
+	idt[vector] = (struct gate){.offset_low = (uint16_t)address,
+		.offset_middle = (uint16_t)(address >> 16),
+		.offset_high = (uint32_t)(address >> 32),
+		.selector = 0x10,
+		.type = 0x8e};
+}
+
 void interrupts_start(void)
 {
-	for (unsigned i = 0; i < VECTORS; i++) {
-		uint64_t stub = (uint64_t)interrupt_stubs[i];
-		idt[i] = (struct gate){.offset_low = (uint16_t)stub,
-			.offset_middle = (uint16_t)(stub >> 16),
-			.offset_high = (uint32_t)(stub >> 32),
-			.selector = 0x10,
-			.type = 0x8e};
-	}
+	for (unsigned i = 0; i < VECTORS; i++)
+		interrupt_gate(i, (void (*)(void))(uint64_t)interrupt_stubs[i]);
 	struct __attribute__((packed)) {
 		uint16_t limit;
 		uint64_t base;

@@ -23,6 +23,12 @@ _Static_assert(sizeof(struct registers) % 16 == 0, "start.S calls with this on a
 int guest_main(uint64_t memory_size, const char *command_line);
 void on_interrupt(unsigned line, const struct registers *interrupted);
 
+/* Vectors below are the CPU's exceptions. */
+#define VECTOR_LINES 32
+
+/* Another entry for a vector than the one that leads to on_interrupt(). */
+void interrupt_gate(unsigned vector, void (*entry)(void));
+
 /* Ends the machine with that exit code. */
 _Noreturn void power_off(uint32_t code);
 
