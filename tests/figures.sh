@@ -28,6 +28,12 @@ middle()
 		END { if (n) printf "%.6f", (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2 }'
 }
 
+# most NAME: the greatest.
+most()
+{
+	tr ' ' '\n' <<<"${FIGURES[$1]}" | sort -g | tail -n 1
+}
+
 # spread NAME DECIMALS: the median and, in brackets, the least and the most.
 spread()
 {
@@ -57,4 +63,45 @@ machine_line()
 	[ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit=$commit+changes
 	echo "machine: Linux $(uname -r), $processor, $(nproc) cores, /dev/kvm $1, commit $commit," \
 		"load $(cut -d ' ' -f 1 /proc/loadavg)"
+}
+
+# text_row TITLE DECIMALS NAME...: as row, without what was expected.
+text_row()
+{
+	local title=$1 decimals=$2
+	shift 2
+	row "$title" "$decimals" "" "$@"
+}
+
+# markdown_row TITLE DECIMALS NAME...
+markdown_row()
+{
+	local decimals=$2 name
+	printf '| %s |' "${1#  }"
+	shift 2
+	for name in "$@"; do
+		printf ' %s |' "$(spread "$name" "$decimals")"
+	done
+	echo
+}
+
+# markdown_head TITLE...
+markdown_head()
+{
+	local title
+	printf '| %s ' "$@"
+	echo '|'
+	for title; do
+		printf '| --- '
+	done
+	echo '|'
+}
+
+# figures_json: all of them, each an array.
+figures_json()
+{
+	local name
+	for name in "${!FIGURES[@]}"; do
+		echo "$name${FIGURES[$name]}"
+	done | sort | jq -Rn '[inputs | split(" ") | {(.[0]): (.[1:] | map(tonumber))}] | add'
 }

@@ -13,18 +13,8 @@
 . "${0%/*}/lab.sh"
 . "${0%/*}/guest.sh"
 . tests/figures.sh
-LAB_MEMORY=2G ROUNDS=${ROUNDS:-3}
-GUEST=10.77.0.2 MEMORY=256M FILE_MIB=4 IDLE=20
-
-now_us()
-{
-	echo "${EPOCHREALTIME/[.,]/}"
-}
-
-seconds_since()
-{
-	calculate "($(now_us) - $1) / 1e6"
-}
+. tests/lab/bench.sh
+ROUNDS=${ROUNDS:-3} FILE_MIB=4 IDLE=20
 
 # ---- loads: each says its results, a name and a value a line ----
 
@@ -66,86 +56,29 @@ idle()
 
 # ---- the guest ----
 
-# look NAME: its status, in SEEN, and when that was.
-declare -A SEEN=()
-look()
+# work KIND TITLE COMMAND [ARGUMENT...]: a load, and what the log had to carry meanwhile.
+work()
 {
-	local name value
-	on a "DOPPEL_RUN_DIR=/run/$1 timeout 20 doppel status $VM --json" >"$LAB/status" || return
-	SEEN=([us]=$(now_us))
-	while read -r name value; do
-		SEEN[$name]=$value
-	done < <(sed -n 's/^ *"\([a-z_]*\)": *\([0-9.]*\),*$/\1 \2/p' "$LAB/status")
-}
-
-# load KIND TITLE COMMAND [ARGUMENT...]: its results are the figures KIND.TITLE.*, and what the log had to carry
-# meanwhile. One in the middle of which the guest got another backup is done again.
-load()
-{
-	local kind=$1 what=$1.$2 results name value
-	local -A before=()
+	local kind=$1 what=$1.$2 name
 	shift 2
-	(in_outside ip neigh flush dev outside)
-	while :; do
-		[ "$kind" = alone ] || wait_role "$kind$ROUND" primary 120 || lab_fail "nothing protects the guest"
-		look "$kind$ROUND" || lab_fail "$what: no status"
-		for name in "${!SEEN[@]}"; do
-			before[$name]=${SEEN[$name]}
-		done
-		results=$("$@") || lab_fail "$what does not succeed"
-		look "$kind$ROUND" || lab_fail "$what: no status"
-		[ "${SEEN[session]:-}" != "${before[session]:-}" ] || break
-		AGAIN=$((AGAIN + 1))
-		[ "$AGAIN" -le $((3 * ROUNDS)) ] || lab_fail "the guest loses its backup again and again"
-	done
-	while read -r name value; do
-		figure "$what.$name" "$value"
-	done <<<"$results"
+	load "$what" "$@"
 	for name in log_bytes log_entries exits resyncs pages; do
-		figure "$what.$name" "$(calculate "(${SEEN[$name]:-0} - ${before[$name]:-0}) * 1e6 / (${SEEN[us]} - ${before[us]})")"
+		figure "$what.$name" "$(calculate "${GREW[$name]:-0} * 1e6 / ${GREW[us]}")"
 	done
 	figure "$what.mbit" "$(calculate "$(last "$what.log_bytes") * 8 / 1e6")"
 }
 
-serves()
-{
-	until_true 180 grep -aqs '^guest: serving' "$LAB/$1/out" || lab_fail "the guest does not serve"
-}
-
 measure()
 {
-	local began=$1 kind=$2
-	serves "$kind$ROUND"
-	figure "$kind.boot.seconds" "$(seconds_since "$began")"
-	load "$kind" mix mix
-	load "$kind" redis1 redis 1 150
-	load "$kind" redis8 redis 8 300
-	load "$kind" download download
+	local kind=$1
+	figure "$kind.boot.seconds" "$(seconds_since "$BEGAN")"
+	work "$kind" mix mix
+	work "$kind" redis1 redis 1 150
+	work "$kind" redis8 redis 8 300
+	work "$kind" download download
 	# Alone there is no log.
-	[ "$kind" = alone ] || load "$kind" idle idle
-}
-
-measure_alone()
-{
-	local name=alone$ROUND
-	start_on a "$name" "mkdir -p /run/$name && DOPPEL_RUN_DIR=/run/$name exec doppel run --name $VM --console - \
-		--kernel /lab/guest.kernel --initrd /lab/guest.initrd --append quiet --memory $MEMORY --net net_tap0,iface=dop0"
-	measure "$(now_us)" alone
-	send_signal "$name" TERM && ended "$name" 30
-}
-
-measure_protected()
-{
-	local name=protected$ROUND began
-	start_standby "backup$ROUND" b "$SLOW"
-	began=$(now_us)
-	start_primary "$name" a "$SLOW" --console - --kernel /lab/guest.kernel --initrd /lab/guest.initrd --append quiet --memory "$MEMORY"
-	wait_protected "$name" "backup$ROUND" 60 || lab_fail "A and B did not become a pair"
-	measure "$began" protected
-	send_signal "backup$ROUND" KILL
-	send_signal "$name" KILL
-	ended "backup$ROUND" 30
-	ended "$name" 30
+	[ "$kind" = alone ] || work "$kind" idle idle
+	bench_end
 }
 
 # ---- the table ----
@@ -204,7 +137,7 @@ report()
 	echo "  Oracle Swingbench           0.99               12"
 	echo "  MS-SQL DVD Store            0.94               18"
 	echo "  idle                                           0.5 to 1.5"
-	[ "$AGAIN" = 0 ] || echo "done again, since the guest had got another backup meanwhile: $AGAIN"
+	redone
 	awk -v v="$(middle protected.idle.mbit)" 'BEGIN { exit v < 0.5 }' && echo "MISSED: idle below 0.5 Mbit/s"
 }
 
@@ -213,19 +146,18 @@ guest_make servers usr/bin/redis-server usr/sbin/lighttpd usr/bin/memcached
 mkdir "$LAB/more" && cp tests/lab/guest/mix "$LAB/more/" && chmod 755 "$LAB/more/mix" &&
 	tar -czf "$LAB/more/sources.tar.gz" base dataplane && image_pack "$LAB/more" >>"$LAB/guest.initrd" ||
 	lab_fail "the guest's initramfs could not be made"
-AGAIN=0
 machine_line "emulated in QEMU: two machines of one processor each, with soft-RoCE between them"
 kernel=${IMAGE_KERNEL##*/}
 echo "guest: ${kernel%%_*} of Debian, $MEMORY, one vCPU; redis, lighttpd and memcached over TCP;" \
 	"alone: run; protected: --commit received $SLOW, log ${LAB_LOG%%:*}"
 for ((ROUND = 1; ROUND <= ROUNDS; ROUND++)); do
-	[ ! -t 2 ] || printf '\rround %s of %s' "$ROUND" "$ROUNDS" >&2
-	VM=alone$ROUND
-	measure_alone
-	VM=pair$ROUND
-	measure_protected
+	progress "round $ROUND of $ROUNDS"
+	bench_alone alone
+	measure alone
+	bench_pair protected
+	measure protected
 done
-[ ! -t 2 ] || printf '\r               \r' >&2
+progress ""
 report
 echo
 lab_finish

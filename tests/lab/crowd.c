@@ -1,12 +1,14 @@
 /*
- * Many connections to memcached at once, for the lab.
+ * Clients, for the lab: many connections to memcached at once, or one to an echo.
  *
  *   crowd open ADDRESS PORT AT_ONCE TOTAL   TOTAL connections, so many at a time: each asks once, is answered, and
  *                                           ends, in turns in order and by a reset
  *   crowd talk ADDRESS PORT AT_ONCE STOP    connections that stay: each stores some bytes and asks for them, again
  *                                           and again, once at least, until there is a file STOP
+ *   crowd echo ADDRESS PORT BYTES TIMES     one connection: so many bytes there and back, one time after the other
  *
- * Says how many there were. Exit status: 0 each was answered rightly and none ended by itself, 1 not so, 2 usage.
+ * Says how many there were, or for the echo quantiles in microseconds, a name and a value a line. Exit status: 0 each was
+ * answered rightly and none ended by itself, 1 not so, 2 usage.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,6 +26,7 @@
 #define AT_ONCE_MAX 512
 #define PATIENCE_S 300
 #define STORED 16000u /* bytes: more than a frame, so that they are segments and merged ones */
+#define ECHO_MAX 1024
 
 static struct sockaddr_in server;
 static const char *stop;
@@ -144,22 +147,67 @@ static double now(void)
 	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+/* One time more than that: the first one waits for a program that is being started. */
+static int echo(size_t length, size_t times)
+{
+	static const struct {
+		const char *name;
+		double share;
+	} quantiles[] = {{"p50", 0.5}, {"p99", 0.99}, {"p999", 0.999}};
+	char bytes[ECHO_MAX];
+	double *took = calloc(times, sizeof *took), began = 0;
+	int fd = took ? connected(0) : -1;
+	bool answered = fd >= 0;
+	for (size_t i = 0; i <= times && answered; i++) {
+		double asked = now();
+		if (i == 1)
+			began = asked;
+		memset(bytes, (int)('a' + i % 26), length);
+		answered = say(fd, bytes, length) && hear(fd, bytes, length);
+		if (i > 0)
+			took[i - 1] = now() - asked;
+	}
+	if (answered) {
+		printf("rate %.1f\n", (double)times / (now() - began));
+		qsort(took, times, sizeof *took, compare);
+		for (size_t i = 0; i < sizeof quantiles / sizeof quantiles[0]; i++)
+			printf("%s_us %.1f\n", quantiles[i].name,
+				took[(size_t)((double)times * quantiles[i].share)] * 1e6);
+	} else if (fd >= 0) {
+		complain(0, "echo");
+	}
+	if (fd >= 0)
+		close(fd);
+	free(took);
+	return answered ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
 	pthread_t threads[AT_ONCE_MAX];
 	double began = now();
-	bool opens = argc == 6 && strcmp(argv[1], "open") == 0;
+	const char *mode = argc == 6 ? argv[1] : "";
+	bool opens = strcmp(mode, "open") == 0, echoes = strcmp(mode, "echo") == 0;
 	long at_once = argc == 6 ? atol(argv[4]) : 0;
 	server.sin_family = AF_INET;
-	if ((!opens && (argc != 6 || strcmp(argv[1], "talk") != 0)) || at_once < 1 ||
-		at_once > AT_ONCE_MAX || inet_pton(AF_INET, argv[2], &server.sin_addr) != 1) {
-		fprintf(stderr, "usage: crowd open ADDRESS PORT AT_ONCE TOTAL, or talk ADDRESS "
-				"PORT AT_ONCE STOP\n");
+	if ((!opens && !echoes && strcmp(mode, "talk") != 0) || at_once < 1 ||
+		at_once > (echoes ? ECHO_MAX : AT_ONCE_MAX) || (echoes && atol(argv[5]) < 1) ||
+		inet_pton(AF_INET, argv[2], &server.sin_addr) != 1) {
+		fprintf(stderr, "usage: crowd open ADDRESS PORT AT_ONCE TOTAL, talk ADDRESS PORT "
+				"AT_ONCE STOP, or echo ADDRESS PORT BYTES TIMES\n");
 		return 2;
 	}
 	server.sin_port = htons((uint16_t)atoi(argv[3]));
 	total = atol(argv[5]);
 	stop = argv[5];
+	if (echoes)
+		return echo((size_t)at_once, (size_t)total);
 	for (long i = 0; i < at_once; i++)
 		if (pthread_create(
 			    &threads[i], NULL, opens ? open_many : talk, (void *)(uintptr_t)i) != 0)

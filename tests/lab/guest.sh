@@ -20,7 +20,8 @@
 #   protect_again N            a new BACKUP, where the dead one was
 
 # And libraries that only they need; the others are this system's own.
-GUEST_NAMES="redis-server redis-tools lighttpd memcached libjemalloc2 liblzf1 libhiredis0.14"
+GUEST_NAMES="redis-server redis-tools lighttpd memcached libjemalloc2 liblzf1 libhiredis0.14
+iperf3 libiperf0 libsctp1"
 GUEST_PACKAGES=''
 
 # guest_make INIT [FILE...]
