@@ -35,19 +35,21 @@ libraries = $(foreach f,$(NEEDS_$(1)),$(LIBS_$(f)))
 
 TESTS := $(foreach f,$(FOLDERS),$(patsubst %.c,%,$(wildcard tests/unit/$(f)/test_*.c)))
 
-.PHONY: all demo unit check check-full bench bench-transport bench-linux clean help guests
+.PHONY: all demo unit check check-full bench bench-transport bench-linux bench-network clean help guests
 all: $(BUILD)/doppel $(BUILD)/tests/client/client $(BUILD)/tests/lab/wire guests
 
 help:
 	@echo "make            $(BUILD)/doppel, the test guests and the test client"
 	@echo "make demo       installs what is missing, and shows a guest outliving its host twice"
 	@echo "make check      installs what is missing, and runs the tests, in under ten minutes"
-	@echo "make check-full everything: the tests, the unit tests under each sanitizer, the whole lab"
+	@echo "make check-full everything: the tests, the unit tests under each sanitizer, the harness, the whole lab"
 	@echo "make unit       the unit tests alone, in seconds"
 	@echo "make lab        two machines in QEMU with soft-RoCE; see tests/lab/lab.mk"
 	@echo "make bench      reports latency, log and pause"
 	@echo "make bench-transport  the log's speed beside memcpy, and in the lab beside perftest"
 	@echo "make bench-linux  in the lab: a stock guest and its servers, alone and protected; ROUNDS=3"
+	@echo "make bench-network  in the lab: VMware FT's network table over soft-RoCE, iperf3 in a stock guest; ROUNDS=5"
+	@echo "make perf       VMware FT's network table on this code; perf-quick in two minutes: see perf/README.md"
 	@echo "make clean      removes the build folders"
 	@echo "BUILD=dir, SANITIZE=address,undefined or thread, CRASH_POINTS=1, V=1: see the Makefile's top"
 
@@ -85,6 +87,7 @@ prepare = $(Q)$(MAKE) --no-print-directory -j$(shell nproc) INSTALL=install all
 
 include tests/guests/guests.mk
 include tests/lab/lab.mk
+include perf/perf.mk
 
 $(BUILD)/tests/client/client: $(call objects,$(wildcard tests/client/*.c))
 	$(call say,LD,$@)
@@ -102,9 +105,10 @@ check:
 	$(prepare)
 	$(Q)BUILD=$(BUILD) tests/check.sh
 
-# Everything: the above, then the unit tests under the sanitizers, and all of the lab.
-check-full: check
+# Everything: the above, then the unit tests under the sanitizers, the harness, and all of the lab.
+check-full: check perf-programs
 	$(Q)tests/check.sh sanitizers
+	$(Q)BUILD=$(BUILD) tests/check.sh perf
 	$(Q)BUILD=$(BUILD) tests/check.sh lab
 
 bench:
@@ -123,6 +127,11 @@ bench-transport:
 bench-linux:
 	$(prepare)
 	$(Q)BUILD=$(BUILD) tests/lab/bench_linux.sh
+
+bench-network:
+	$(prepare)
+	$(Q)./packages.sh install jq
+	$(Q)BUILD=$(BUILD) tests/lab/bench_network.sh
 
 clean:
 	$(Q)rm -rf build build-*

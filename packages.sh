@@ -1,8 +1,11 @@
 #!/bin/sh
 # Debian packages that Doppel is built and tested with. `install` installs what is missing, `name` only
-# says what is.
+# says what is; of these and of those that are named behind it.
 packages="gcc libc6-dev binutils pkg-config iproute2 libdpdk-dev libisal-dev libxxhash-dev libevent-dev
 libjansson-dev libcmocka-dev libpmem-dev libsodium-dev librdmacm-dev libibverbs-dev libarchive-dev libzydis-dev"
+action=${1:-name}
+[ $# = 0 ] || shift
+packages="$packages $*"
 
 missing=
 for package in $packages; do
@@ -10,7 +13,7 @@ for package in $packages; do
 		missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
-if [ "$1" != install ]; then
+if [ "$action" != install ]; then
 	echo "doppel: these packages are missing:$missing" >&2
 	echo "doppel: install them with: apt-get install --no-install-recommends$missing" >&2
 	exit 1

@@ -1,7 +1,8 @@
 #!/bin/sh
-# tests/check.sh [sanitizers|lab]: the unit and the integration tests, in the order in which they fail fastest;
-# or the unit tests once more under each sanitizer; or the scenarios of the lab. Closes with the counts of all
-# together. Run by `make check` and `make check-full`. BUILD names the plain build folder.
+# tests/check.sh [sanitizers|perf|lab]: the unit and the integration tests, in the order in which they fail
+# fastest; or the unit tests once more under each sanitizer; or the harness in perf/; or the scenarios of the lab.
+# Closes with the counts of all together. Run by `make check` and `make check-full`. BUILD names the plain build
+# folder.
 cd "$(dirname "$0")/.." || exit
 BUILD=${BUILD:-build}
 export BUILD CRASH_BUILD=build-crash
@@ -33,6 +34,9 @@ sanitizers)
 	part "unit tests, address and undefined-behaviour sanitizers" \
 		env -u BUILD make -s "$jobs" SANITIZE=address,undefined unit
 	part "unit tests, thread sanitizer" env -u BUILD make -s "$jobs" SANITIZE=thread unit
+	;;
+perf)
+	part "the harness" tests/run_integration.sh perf/test_perf.sh
 	;;
 lab)
 	# All but the two that are among the integration tests.
