@@ -56,10 +56,11 @@ struct dataplane {
 	_Atomic uint64_t rx_frames, rx_bytes, rx_dropped, tx_frames, tx_bytes, console_bytes;
 };
 
+/* This thread alone counts; status reads. */
 static void count(_Atomic uint64_t *counter, uint64_t n)
 {
-	if (n)
-		atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+	uint64_t before = atomic_load_explicit(counter, memory_order_relaxed);
+	atomic_store_explicit(counter, before + n, memory_order_relaxed);
 }
 
 static void throw_away_kept(struct dataplane *dp)
@@ -86,19 +87,21 @@ static bool receive(struct dataplane *dp)
 		throw_away_kept(dp);
 		return received;
 	}
+	uint64_t frames = 0, bytes = 0;
 	while (dp->kept) {
 		/* Read before the frame is given away. */
 		struct port_frame *frame = &dp->frames[dp->first_kept];
 		uint32_t length = frame->length - FRAME_HEADER;
 		if (!dp->user.take_frame(dp->user.context, frame))
 			break;
-		count(&dp->rx_frames, 1);
-		count(&dp->rx_bytes, length);
+		frames++;
+		bytes += length;
 		dp->first_kept++;
 		dp->kept--;
-		received = true;
 	}
-	return received;
+	count(&dp->rx_frames, frames);
+	count(&dp->rx_bytes, bytes);
+	return received || frames > 0;
 }
 
 static uint64_t ask_acked(void *context, uint32_t session)

@@ -316,7 +316,9 @@ size_t hold_release(struct hold *hold, uint64_t (*acked)(void *context, uint32_t
 	unsigned taken;
 	do {
 		gather(hold, head_of(hold), sealed, &acks, &run);
-		taken = run.count ? hand_over(hold, &run, &acks, send, context) : 0;
+		if (run.count == 0)
+			break;
+		taken = hand_over(hold, &run, &acks, send, context);
 		uint64_t bytes = 0;
 		for (unsigned i = 0; i < taken; i++) {
 			const struct record *record = record_at(hold, run.at[i]);

@@ -89,7 +89,11 @@ static json_t *status(void *context)
 {
 	struct host *host = context;
 	const struct config *config = host->config;
-	json_t *answer = json_pack("{s:s, s:i}", "vm", config->name, "pid", (int)getpid());
+	/* The moment of all that follows: rates are what lies between two answers. */
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	json_t *answer = json_pack("{s:s, s:i, s:I}", "vm", config->name, "pid", (int)getpid(),
+		"time_us", (json_int_t)now.tv_sec * 1000000 + now.tv_nsec / 1000);
 	if (host->has_machine) {
 		json_object_set_new(answer, "exits",
 			json_integer((json_int_t)atomic_load(&host->machine.exits_shown)));

@@ -17,7 +17,7 @@ $(BUILD)/tests/unit/perf/%: $(BUILD)/tests/unit/perf/%.o
 
 .PHONY: perf perf-quick perf-programs
 perf-quick: export ROUNDS ?= 1
-perf-quick: export CHANNELS ?= 1G
+perf-quick: export QUICK := 1
 perf perf-quick: perf-programs
 	$(Q)BUILD=$(BUILD) perf/perf.sh
 

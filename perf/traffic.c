@@ -11,6 +11,7 @@
 #include <argp.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,7 @@
 #define SLEEP_NS 50000u
 #define ANSWER_NS 20000000u     /* until a first answer is asked for again */
 #define PATIENCE_NS 5000000000u /* without any progress */
+#define LOOK_S 0.002
 #define SAMPLES_MOST 4000000u
 #define ECHO_PAYLOAD 64u
 #define OWN_PORTS 32768u /* from here on; another one for each test */
@@ -292,13 +294,34 @@ static void tell(const char *what, const char *name)
 	fflush(stdout);
 }
 
-/* Nothing moves until whoever watches has seen the end: a line, or the input's end. */
+/* Whoever watches answers with a line, or the input's end. */
+static bool is_answered(bool wait)
+{
+	struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+	char byte;
+	while (poll(&input, 1, wait ? -1 : 0) > 0)
+		if (read(STDIN_FILENO, &byte, 1) <= 0 || byte == '\n')
+			return true;
+	return false;
+}
+
+/* Nothing moves until whoever watches has seen the end. */
 static void tell_end(const char *name)
 {
-	char byte;
 	tell("end", name);
-	while (read(STDIN_FILENO, &byte, 1) > 0 && byte != '\n')
-		;
+	is_answered(true);
+}
+
+/* The stream goes on until whoever watches has seen where the test begins. */
+static int tell_begin(const char *name)
+{
+	uint64_t payload;
+	double took;
+	int error = 0;
+	tell("begin", name);
+	while (!error && !is_answered(false))
+		error = run(LOOK_S, &payload, &took);
+	return error;
 }
 
 static int measure_stream(const char *name, uint16_t service, bool is_large)
@@ -309,7 +332,8 @@ static int measure_stream(const char *name, uint16_t service, bool is_large)
 	if (!error)
 		error = run(options.warmup, &payload, &took);
 	uint64_t disorder = stream.disorder;
-	tell("begin", name);
+	if (!error)
+		error = tell_begin(name);
 	if (!error)
 		error = run(options.seconds, &payload, &took);
 	if (error)
@@ -333,7 +357,8 @@ static int measure_forward(const char *name)
 		memset(queue[queued - 1].bytes, 0, FRAME_HEADER);
 	}
 	int error = run(options.warmup, &payload, &took);
-	tell("begin", name);
+	if (!error)
+		error = tell_begin(name);
 	uint64_t before = stream.frames;
 	if (!error)
 		error = run(options.seconds, &payload, &took);
@@ -355,13 +380,18 @@ static int measure_echo(const char *name)
 	unsigned count = 0;
 	int error = begin(ECHO, false);
 	uint64_t began = now_ns(), now = began;
-	if (error)
-		return error;
-	tell("begin", name);
-	for (uint32_t number = 1; count < SAMPLES_MOST; number++) {
+	bool told = false, counts = false;
+	for (uint32_t number = 1; !error && count < SAMPLES_MOST; number++) {
 		uint64_t asked = now_ns();
-		if ((double)(asked - began) > (options.seconds + options.warmup) * 1e9)
+		if (counts && (double)(asked - began) > options.seconds * 1e9)
 			break;
+		if (!told && (double)(asked - began) > options.warmup * 1e9) {
+			told = true;
+			tell("begin", name);
+		} else if (told && !counts && is_answered(false)) {
+			counts = true;
+			began = asked;
+		}
 		put(number, 0, TCP_ACK, ECHO_PAYLOAD);
 		frame_put32(queue[(queued - 1) % QUEUE].bytes + FRAME_HEADER + HEADERS, number);
 		while (stream.echo != number) {
@@ -371,9 +401,11 @@ static int measure_echo(const char *name)
 				return fail(ETIMEDOUT, "request %u has no answer", number);
 		}
 		now = now_ns();
-		if ((double)(asked - began) > options.warmup * 1e9)
+		if (counts)
 			samples[count++] = (uint32_t)(now - asked);
 	}
+	if (error)
+		return error;
 	tell_end(name);
 	if (count == 0)
 		return fail(ETIMEDOUT, "no request was answered in time");
@@ -462,9 +494,9 @@ int main(int argc, char **argv)
 		.args_doc = "TEST...",
 		.doc = "Measures a streaming guest: transmit, transmit-large, receive, "
 		       "receive-large, echo, in the order given; or, beside whatever sends "
-		       "back all that comes, forward. One figure a line. After each test it "
-		       "waits for a line on its standard input, and in the end for the "
-		       "input's end: until then it keeps its port.\v"
+		       "back all that comes, forward. One figure a line. Before each test and "
+		       "after it, it waits for a line on its standard input, and in the end "
+		       "for the input's end: until then it keeps its port.\v"
 		       "Exit status: 0 measured, 2 usage, 3 the port, 4 the guest."};
 	argp_err_exit_status = STATUS_USAGE;
 	argp_parse(&argp, argc, argv, 0, NULL, NULL);

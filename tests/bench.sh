@@ -36,7 +36,7 @@ cpu_ns()
 
 machine()
 {
-	if hardware_kvm; then machine_line hardware; else machine_line software; fi
+	machine_line "$(kvm_kind)"
 }
 
 # load KIND PACE PROCESS...: the client works for a while; its figures are KIND.PACE.*.

@@ -46,7 +46,7 @@ if [ -n "$lacking" ]; then
 	exit 2
 fi
 rate=550 window=128
-if hardware_kvm; then
+if [ "$(kvm_kind)" = hardware ]; then
 	rate=10000 window=2048
 fi
 

@@ -4,6 +4,7 @@
 # behind lib.sh. A case that failed keeps the lab's folder.
 
 CASES_FAILED=0
+CASES_ARGUMENTS=("$@")
 
 ok()
 {
@@ -70,10 +71,16 @@ end_cases()
 	exit 1
 }
 
-# skip_all_if_lacking SENTENCE: ends the test when this machine lacks something for a lab.
+# skip_all_if_lacking SENTENCE: ends the test when this machine lacks something for a lab. A KVM that it lacks a machine
+# in QEMU has, and the test is done over there.
 skip_all_if_lacking()
 {
-	local lacking
+	local lacking status
+	if [ "$(kvm_kind)" = none ]; then
+		tests/lab/with_kvm.sh "$0" "${CASES_ARGUMENTS[@]}"
+		status=$?
+		[ "$status" -eq 125 ] || exit "$status"
+	fi
 	lacking=$(lab_lacks)
 	[ -n "$lacking" ] || return 0
 	echo "skip $1: $lacking"

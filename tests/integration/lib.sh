@@ -29,17 +29,12 @@ TRANSPORT=${TRANSPORT:-shm}
 
 # shellcheck source=tests/topology.sh
 . tests/topology.sh
+. tests/kvm.sh
 
 LAB='' CLIENT_PID='' CLIENT_STATUS=''
 declare -A HOST_PID=() PORTS=()
 ADDRESS=''      # what address has made
 PAIR_OPTIONS=() # what each side of a pair is started with
-
-# device_opens PATH. A device it must be, since to open what is not there would make it.
-device_opens()
-{
-	[ -c "$1" ] && (exec 3<>"$1") 2>/dev/null
-}
 
 # The first thing that this machine lacks for a lab, as a line; nothing when it has all.
 lab_lacks()
@@ -66,12 +61,6 @@ lab_lacks()
 			return
 		fi
 	done
-}
-
-# True where guests run at full speed. Software KVM runs their kernel mode about a thousand times slower.
-hardware_kvm()
-{
-	[ -d /sys/module/kvm_amd/parameters ] || [ -d /sys/module/kvm_intel/parameters ]
 }
 
 lab_begin()
@@ -250,12 +239,16 @@ stop_host()
 }
 
 # start_client [OPTION...]: in the background, until its seconds are over or finish_client. What it says
-# goes to standard error, as it comes.
+# goes to standard error, as it comes. Of an emulated KVM it asks for a tenth of the rate.
 start_client()
 {
+	local i options=("$@")
+	for ((i = 1; i < $#; i++)); do
+		[ "${options[i - 1]}" != --rate ] || [ "$(kvm_kind)" != emulated ] || options[i]=$(((options[i] + 9) / 10))
+	done
 	(
 		trap '' USR1 # until the client has its own use for it
-		exec ip netns exec "$CLIENTS" "$CLIENT" --history "$LAB/client/history" "$@" load
+		exec ip netns exec "$CLIENTS" "$CLIENT" --history "$LAB/client/history" "${options[@]}" load
 	) >"$LAB/client/summary" &
 	CLIENT_PID=$!
 	CLIENT_STATUS=''

@@ -11,6 +11,7 @@ cd "${0%/*}/../.." || exit
 . tests/integration/cases.sh
 seconds=${SECONDS_HAMMER:-60}
 least=$((seconds * 20000 / 60))
+[ "$(kvm_kind)" != emulated ] || least=$((least / 2))
 HAMMER=$BUILD/guests/hammer.elf
 
 # last_ticks FILE: the guest's own count in the last line that it wrote.

@@ -4,6 +4,8 @@
 # this build and of this system's own libraries and tools. Sourced by lab.sh, from the top folder.
 #
 #   image_make FILE     FILE.kernel and FILE.initrd; on failure IMAGE_LACKS says what is missing
+#   image_root FILE     the initramfs of with_kvm.sh's machine, behind image_install and image_kernel
+#   IMAGE_QEMU          the emulator and what every machine has of it; IMAGE_APPEND, of the kernel's command line
 #
 # Of the two parts of the initramfs one is kept in the cache, by its content: kernel modules, libraries
 # and tools, about 20 MB. The other one, the build itself, is packed each time, in a blink.
@@ -16,6 +18,9 @@ IMAGE_LACKS=''
 IMAGE_MODULES="virtio_pci virtio_console virtio_net 9pnet_virtio 9p bridge veth tun ccp kvm-amd
 crc32_generic rdma_ucm rdma_rxe virtio_blk crc32c_generic ext4"
 
+# In a machine whose root is this system's.
+IMAGE_ROOT_MODULES="virtio_pci virtio_console 9pnet_virtio 9p overlay bridge veth tun ccp kvm-amd crc32c_generic"
+
 # And in a stock guest.
 IMAGE_GUEST_MODULES="virtio_mmio virtio_net virtio_console virtio-rng"
 
@@ -24,6 +29,17 @@ IMAGE_TOOLS="bash timeout ip rdma rping ib_write_bw ib_write_lat"
 
 # Installed by this step alone: nothing but the lab needs them.
 IMAGE_PACKAGES="qemu-system-x86 e2fsprogs perftest rdmacm-utils iproute2"
+
+# Let a machine have one processor: what QEMU 7.2 emulates of several is not safe for KVM. A processor that restores its
+# FPU (cpu_clear_ignne) writes hflags2 of processor 0 without a lock, and when that enters a guest at this moment the
+# guest loses its nested paging, and faults until it is reset. And one that executes code which another is rewriting (a
+# static key, with the first VM) may stay at the breakpoint for ever.
+#
+# Two things that a real processor does at once are slow under emulation, and would be most of what is measured: copying
+# by `rep movsb`, which without erms nobody does, and a clock that is not the TSC.
+IMAGE_QEMU=(qemu-system-x86_64 -no-user-config -nodefaults -display none -no-reboot
+	-accel "tcg,thread=multi" -cpu "max,+svm,+npt,-erms,-fsrm" -M q35)
+IMAGE_APPEND="console=ttyS0 loglevel=4 clocksource=tsc tsc=reliable panic=-1 mitigations=off nowatchdog"
 
 # image_lacks WHAT: for whoever has to tell why there is no lab.
 image_lacks()
@@ -131,7 +147,7 @@ image_kernel()
 		image_lacks "the cache $IMAGE_CACHE cannot be written: set XDG_CACHE_HOME"
 		return
 	}
-	wanted=$(cksum <<<"$IMAGE_MODULES, $IMAGE_GUEST_MODULES" | cut -d ' ' -f 1)
+	wanted=$(cksum <<<"$IMAGE_MODULES, $IMAGE_ROOT_MODULES, $IMAGE_GUEST_MODULES" | cut -d ' ' -f 1)
 	for tries in 1 2; do
 		package=$(image_kernel_package)
 		busybox=$(image_candidate busybox-static)
@@ -161,6 +177,7 @@ image_kernel()
 		cp "$work/bin/busybox" "$work/kernel/" &&
 		"$work/bin/busybox" depmod -b "$work" "$release" &&
 		image_pick "$work/lib/modules/$release" "$work/kernel/modules" $IMAGE_MODULES &&
+		image_pick "$work/lib/modules/$release" "$work/kernel/root" $IMAGE_ROOT_MODULES &&
 		image_pick "$work/lib/modules/$release" "$work/kernel/guest" $IMAGE_GUEST_MODULES &&
 		mv -T "$work/kernel" "$IMAGE_KERNEL"
 	# Somebody else may have been faster.
@@ -208,6 +225,17 @@ image_libraries()
 image_pack()
 {
 	(cd "$1" && find . | "$IMAGE_KERNEL/busybox" cpio -o -H newc 2>/dev/null)
+}
+
+image_root()
+{
+	local tree=$1.tree
+	mkdir -p "$tree"/{bin,dev,lower,new,proc,sys,upper} &&
+		cp "$IMAGE_KERNEL/busybox" "$tree/bin/" &&
+		cp -r "$IMAGE_KERNEL/root" "$tree/modules" &&
+		cp "${BASH_SOURCE[0]%/*}/init_root" "$tree/init" &&
+		image_pack "$tree" >"$1" || image_lacks "the machine's initramfs could not be made" || return
+	rm -rf "$tree"
 }
 
 # image_add TREE FILE: a library by its path and by the one that it really has. DPDK loads its drivers by

@@ -81,19 +81,9 @@ boot_host()
 	[ -e "$dir/disk" ] || { truncate -s 256M "$dir/disk" && mkfs.ext4 -q "$dir/disk"; } || exit
 	rm -f "$dir/up" "$dir/log" "$dir/client"
 	# It dies with this shell, however that ends, and no key pressed here reaches it.
-	#
-	# One processor: what QEMU 7.2 emulates of several is not safe for KVM. A processor that restores its FPU
-	# (cpu_clear_ignne) writes hflags2 of processor 0 without a lock, and when that enters a guest at this
-	# moment the guest loses its nested paging, and faults until it is reset. And one that executes code which
-	# another is rewriting (a static key, with the first VM) may stay at the breakpoint for ever.
-	#
-	# Two things that a real processor does at once are slow under emulation, and would be most of what is
-	# measured: copying by `rep movsb`, which without erms nobody does, and a clock that is not the TSC.
-	setsid setpriv --pdeathsig KILL qemu-system-x86_64 \
-		-name "doppel-lab-$me" -no-user-config -nodefaults -display none -no-reboot \
-		-accel tcg,thread=multi -cpu max,+svm,+npt,-erms,-fsrm -M q35 -smp 1 -m "${LAB_MEMORY:-1G}" \
+	setsid setpriv --pdeathsig KILL "${IMAGE_QEMU[@]}" -name "doppel-lab-$me" -smp 1 -m "${LAB_MEMORY:-1G}" \
 		-kernel "$LAB/machines/image.kernel" -initrd "$LAB/machines/image.initrd" \
-		-append "rdinit=/init console=ttyS0 loglevel=4 clocksource=tsc tsc=reliable panic=-1 mitigations=off nowatchdog lab_me=$me lab_mtu=${LAB_MTU:-9000}" \
+		-append "rdinit=/init $IMAGE_APPEND lab_me=$me lab_mtu=${LAB_MTU:-9000}" \
 		-serial "file:$dir/console" \
 		-device virtio-serial-pci \
 		-chardev "pipe,id=port,path=$dir/port" -device virtserialport,chardev=port,nr=1,name=commands \

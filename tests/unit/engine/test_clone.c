@@ -277,5 +277,5 @@ int main(void)
 		WITH_GUEST(pages_of_zeros_are_not_sent),
 		WITH_GUEST(a_damaged_clone_is_refused),
 	};
-	return !!cmocka_run_group_tests(tests, need_kvm, NULL);
+	return !!cmocka_run_group_tests(tests, tiny_set_up, NULL);
 }

@@ -1,6 +1,7 @@
 /* The CPU that guests see offers nothing whose result differs between two runs (D4). Skipped where
  * there is no KVM, since it says what it supports. */
 #include "engine/cpu_model.h"
+#include "tests/unit/engine/kvm.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -26,14 +27,6 @@ static int tear_down(void **state)
 	if (kvm >= 0)
 		close(kvm);
 	return 0;
-}
-
-static void need_kvm(void)
-{
-	if (kvm >= 0)
-		return;
-	printf("skip: /dev/kvm cannot be opened\n");
-	skip();
 }
 
 /* What a guest reads: zeros where the model has nothing. */
@@ -63,7 +56,7 @@ static bool offered(const struct bit *bit)
 static void nothing_is_offered_that_differs_between_two_runs(void **state)
 {
 	(void)state;
-	need_kvm();
+	NEED_KVM();
 	const struct bit hidden[] = {
 		{"TSC", 1, EDX, 4},
 		{"machine checks", 1, EDX, 7},
@@ -113,7 +106,7 @@ static void nothing_is_offered_that_differs_between_two_runs(void **state)
 static void whole_leaves_are_empty(void **state)
 {
 	(void)state;
-	need_kvm();
+	NEED_KVM();
 	/* MONITOR, structured features, PMU, topology, XSAVE, RDT, SGX, PT, TSC frequency, KVM, IBS
 	 */
 	const uint32_t empty[] = {5, 7, 0xa, 0xb, 0xd, 0xf, 0x10, 0x12, 0x14, 0x15, 0x16, 0x19,
@@ -128,7 +121,7 @@ static void whole_leaves_are_empty(void **state)
 static void no_leaf_lies_outside_what_the_model_says_it_has(void **state)
 {
 	(void)state;
-	need_kvm();
+	NEED_KVM();
 	assert_in_range(model.cpuid.head.nent, 4, CPU_MODEL_LEAVES);
 	for (unsigned i = 0; i < model.cpuid.head.nent; i++) {
 		uint32_t function = model.cpuid.leaf[i].function;
@@ -142,7 +135,7 @@ static void no_leaf_lies_outside_what_the_model_says_it_has(void **state)
 static void what_a_64_bit_kernel_needs_is_there(void **state)
 {
 	(void)state;
-	need_kvm();
+	NEED_KVM();
 	const struct bit needed[] = {{"FPU", 1, EDX, 0}, {"PAE", 1, EDX, 6}, {"PAT", 1, EDX, 16},
 		{"SSE2", 1, EDX, 26}, {"SYSCALL", 0x80000001, EDX, 11}, {"NX", 0x80000001, EDX, 20},
 		{"long mode", 0x80000001, EDX, 29}};
@@ -155,7 +148,7 @@ static void what_a_64_bit_kernel_needs_is_there(void **state)
 static void the_same_host_gives_the_same_model(void **state)
 {
 	(void)state;
-	need_kvm();
+	NEED_KVM();
 	struct cpu_model again;
 	memset(&again, 0xa5, sizeof again);
 	assert_int_equal(cpu_model_build(&again, kvm), 0);

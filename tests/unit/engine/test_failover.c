@@ -3,6 +3,7 @@
 #include "tests/unit/broken.h"
 
 #include "engine/pair.h"
+#include "tests/unit/engine/kvm.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -86,10 +87,8 @@ static int begin(enum role role, enum heartbeat_side holder)
 	static const struct host_events events = {
 		.woken = ignore, .leave = ignore, .stop = ignore, .status = no_status};
 	alarm(60);
-	if (access("/dev/kvm", R_OK | W_OK) != 0) {
-		printf("skip: /dev/kvm cannot be opened: %s\n", strerror(errno));
+	if (!has_kvm())
 		return -1;
-	}
 	assert_non_null(mkdtemp(folder));
 	snprintf(storage, sizeof storage, "%s/storage", folder);
 	snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", folder);

@@ -14,7 +14,7 @@ static unsigned entry_count;
 
 static int record(void **state)
 {
-	need_kvm(state);
+	tiny_set_up(state);
 	if (!has_kvm())
 		return 0;
 	struct tiny *t = tiny_busy(ROUNDS);

@@ -170,7 +170,7 @@ static uint64_t log_size;
 
 static int record(void **state)
 {
-	need_kvm(state);
+	tiny_set_up(state);
 	if (!has_kvm())
 		return 0;
 	recorded = tiny_aloof();

@@ -4,6 +4,7 @@
 
 #include "engine/memory.h"
 #include "engine/vcpu.h"
+#include "tests/unit/engine/kvm.h"
 #include "tests/unit/engine/ring_3.h"
 
 #include <errno.h>
@@ -96,8 +97,7 @@ static uint32_t expected(const uint32_t *places)
 static void no_page_table_is_remembered_that_was_changed_behind_the_guests_back(void **state)
 {
 	(void)state;
-	if (access("/dev/kvm", R_OK | W_OK) != 0)
-		skip();
+	NEED_KVM();
 	uint32_t *places = malloc(PAGES * sizeof *places);
 	assert_int_equal(memory_create(&memory, MEMORY), 0);
 	assert_int_equal(vcpu_create(&vcpu, &memory), 0);

@@ -17,6 +17,7 @@
 #include "engine/live.h"
 #include "engine/machine.h"
 #include "engine/replay.h"
+#include "tests/unit/engine/kvm.h"
 #include "tests/unit/engine/ring_3.h"
 
 #include <errno.h>
@@ -43,7 +44,7 @@
 #define SESSION 1u
 #define SECRET 0x123456789abcdef0ull
 #define LOG_BYTES (8u << 20)
-#define HANG_S 90
+#define HANG_S 300
 
 /* clang-format off */
 __asm__(".pushsection .rodata\n"
@@ -194,29 +195,13 @@ struct tiny {
 	_Atomic bool drained, over;
 };
 
-static inline int need_kvm(void **state)
+/* Of a group of tests. */
+static inline int tiny_set_up(void **state)
 {
 	(void)state;
 	alarm(HANG_S);
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (fd < 0) {
-		printf("skip: /dev/kvm cannot be opened: %s\n", strerror(errno));
-		return 0;
-	}
-	close(fd);
 	return 0;
 }
-
-static inline bool has_kvm(void)
-{
-	return access("/dev/kvm", R_OK | W_OK) == 0;
-}
-
-#define NEED_KVM()                                                                                 \
-	do {                                                                                       \
-		if (!has_kvm())                                                                    \
-			skip();                                                                    \
-	} while (0)
 
 static inline uint64_t tiny_acked(void *context, uint32_t session)
 {

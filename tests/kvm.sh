@@ -1,0 +1,24 @@
+# shellcheck shell=bash
+#
+# What kind of KVM a machine has. Sourced.
+
+# device_opens PATH. A device it must be, since to open what is not there would make it.
+device_opens()
+{
+	[ -c "$1" ] && (exec 3<>"$1") 2>/dev/null
+}
+
+# none; emulated: QEMU's, where all that a process does takes ten times as long (tests/lab/with_kvm.sh); software: the
+# kernel is a guest itself, and runs a guest's kernel mode a thousand times slower; or hardware.
+kvm_kind()
+{
+	if ! device_opens /dev/kvm; then
+		echo none
+	elif grep -q '^model name.*TCG' /proc/cpuinfo; then
+		echo emulated
+	elif [ -d /sys/module/kvm_amd/parameters ] || [ -d /sys/module/kvm_intel/parameters ]; then
+		echo hardware
+	else
+		echo software
+	fi
+}
