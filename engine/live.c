@@ -14,6 +14,7 @@
 #define SHORT_NS 20000000u    /* until a frame that finds too few buffers is dropped */
 #define KEPT_NS 1000000u      /* halted while the log still sends frames: their buffers are few */
 #define FORGET_NS 1000000000u /* a resync ships what was changed since about then */
+#define RELEASED_NS 1000000u  /* what has left is told so often: it may leave twice, and costs an entry */
 #define STEP_NS 500000000u    /* the guest's time goes on by no more at once */
 
 void live_set_time(struct live *live, uint64_t guest_ns, uint64_t host_ns)
@@ -107,10 +108,13 @@ static void flush(struct machine *m)
 	if (!live->log || live->broken)
 		return;
 	uint32_t word = digest_word(&m->digest);
-	uint64_t gone = released(m);
-	if (gone > live->told_released && log_writer_append(live->log, LOG_RELEASED, m->digest.at,
-						  word, &gone, sizeof gone, NULL) == 0)
+	uint64_t gone = released(m), now = now_ns();
+	if (gone > live->told_released && now - live->told_released_ns >= RELEASED_NS &&
+		log_writer_append(live->log, LOG_RELEASED, m->digest.at, word, &gone, sizeof gone,
+			NULL) == 0) {
 		live->told_released = gone;
+		live->told_released_ns = now;
+	}
 	bool beat = atomic_exchange_explicit(&live->beat_wanted, false, memory_order_relaxed);
 	bool news = m->exits > live->told_reached;
 	if ((news || beat) && log_writer_append(live->log, LOG_MARK, m->digest.at, word, &m->exits,

@@ -6,8 +6,8 @@
 # Where there is no KVM it runs in a machine in QEMU, whose processors do a tenth: so do the links there.
 #
 # From the environment: ROUNDS (5), EACH (0.6), seconds of a test, CHANNELS and LINKS ("1G 10G", or "100M 1G" where KVM
-# is emulated), QUICK=1 for the first of both alone, MODES, TESTS, and RESULTS, the folder for what is found. Exit
-# status: 0 measured, 1 something went wrong, 2 this machine lacks something.
+# is emulated), QUICK=1 for the first of both alone, MODES, TESTS, RESULTS, the folder for what is found, and FOUND, a file
+# for it in place of all tables. Exit status: 0 measured, 1 something went wrong, 2 this machine lacks something.
 
 set -u
 cd "${0%/*}/.." || exit
@@ -20,7 +20,12 @@ if [ "$KVM" = none ]; then
 	echo "perf: /dev/kvm cannot be opened, so this runs in a machine in QEMU, and its links have a tenth of the rate" >&2
 	export BUILD RESULTS
 	# Four, so that who is woken does not wait for another process of the pair: the host shares its own two out.
-	KEEP=$RESULTS PROCESSORS=4 exec tests/lab/with_kvm.sh perf/perf.sh
+	KEEP=$RESULTS PROCESSORS=4 FOUND=$RESULTS/found.sh tests/lab/with_kvm.sh perf/perf.sh || exit
+	. "$RESULTS/found.sh" && rm "$RESULTS/found.sh" || exit
+	DIR=$(mktemp -d "${TMPDIR:-/tmp}/doppel-perf.XXXXXX") || exit
+	trap 'rm -rf "$DIR"' EXIT
+	report
+	exit
 fi
 ROUNDS=${ROUNDS:-5} EACH=${EACH:-0.6}
 [ "$KVM" = emulated ] && rates="100M 1G" || rates="1G 10G"
@@ -64,7 +69,7 @@ waits()
 	local end=$((SECONDS + 10))
 	until "$@"; do
 		[ "$SECONDS" -lt "$end" ] || return
-		sleep 0.02
+		read -rt 0.05 -u "$silence" || true
 	done
 }
 
@@ -111,7 +116,7 @@ look_at_log()
 
 protected()
 {
-	grep -q "protected by" "$DIR/a/log"
+	[[ $(<"$DIR/a/log") == *"protected by"* ]]
 }
 
 # start_mode MODE CHANNEL
@@ -163,76 +168,65 @@ start_mode()
 	waits protected || give_up "$1 at $2: the guest was not protected"
 }
 
-# ran_ns PROCESS [NAME]: nanoseconds that its threads, or those of that name, have been running.
-ran_ns()
+# add_ran WHAT PROCESS [NAME]: NOW's WHAT are the nanoseconds that its threads, or those of that name, have been running.
+add_ran()
 {
 	local task name ns sum=0
-	for task in "/proc/${PID[$1]}/task"/*; do
+	for task in "/proc/${PID[$2]}/task"/*; do
 		{ read -r name <"$task/comm" && read -r ns _ <"$task/schedstat"; } 2>/dev/null || continue
-		[ "$name" != "${2:-$name}" ] || sum=$((sum + ns))
+		[ "$name" != "${3:-$name}" ] || sum=$((sum + ns))
 	done
-	echo "$sum"
+	NOW[$1]=$sum
 }
 
-# Of the whole machine, what others take of a virtual one included; in ticks of 10 ms.
-machine_ticks()
-{
-	local user nice system irq softirq steal
-	read -r _ user nice system _ _ irq softirq steal _ </proc/stat
-	echo $((user + nice + system + irq + softirq + steal))
-}
-
-# sample: sets NOW to what grows while a test goes on.
+# sample: sets NOW to what grows while a test goes on. It starts no process but the one that asks for the log, since on
+# a slow machine each takes as long as a test.
 declare -A NOW=() BEFORE=()
 sample()
 {
-	NOW=([us]=${EPOCHREALTIME/[.,]/} [machine]=$(machine_ticks) [client]=$(ran_ns client)
-		[primary]=$(ran_ns a) [vcpu]=$(ran_ns a vcpu) [dataplane]=$(ran_ns a dataplane))
+	local user nice system irq softirq steal
+	# Of the whole machine, what others take of a virtual one included; in ticks of 10 ms.
+	read -r _ user nice system _ _ irq softirq steal _ </proc/stat
+	NOW=([us]=${EPOCHREALTIME/[.,]/} [machine]=$((user + nice + system + irq + softirq + steal)))
+	add_ran client client
+	add_ran primary a
+	add_ran vcpu a vcpu
+	add_ran dataplane a dataplane
 	[ -n "${PID[b]:-}" ] || return
-	NOW+=([backup]=$(ran_ns b) [backup_vcpu]=$(ran_ns b vcpu) [receiver]=$(ran_ns b receiver))
+	add_ran backup b
+	add_ran backup_vcpu b vcpu
+	add_ran receiver b receiver
 	look_at_log
-}
-
-grown()
-{
-	echo $((NOW[$1] - ${BEFORE[$1]:-0}))
-}
-
-# used NAME: percent of one processor.
-used()
-{
-	calculate "$(grown "$1") / 10 / $(grown us)"
 }
 
 # account PREFIX: of the test that has ended.
 account()
 {
-	local what others ours
-	ours=$(($(grown client) + $(grown primary)))
-	for what in client primary vcpu dataplane; do
-		figure "$1.cpu.$what" "$(used $what)"
+	local what us ours others
+	local -A grown=()
+	for what in "${!NOW[@]}"; do
+		grown[$what]=$((NOW[$what] - ${BEFORE[$what]:-0}))
 	done
-	if [ -n "${PID[b]:-}" ]; then
-		ours=$((ours + $(grown backup)))
-		for what in backup backup_vcpu receiver; do
-			figure "$1.cpu.$what" "$(used $what)"
-		done
+	us=${grown[us]}
+	for what in client primary vcpu dataplane backup backup_vcpu receiver; do
+		[ -n "${grown[$what]:-}" ] || continue
+		quotient "${grown[$what]}" $((10 * us)) # percent
+		figure "$1.cpu.$what" "$QUOTIENT"
+	done
+	if [ -n "${grown[log]:-}" ]; then
 		# Nothing moves any more: the log ended with the test, and not when it was asked for.
-		figure "$1.log" "$(calculate "$(grown log) * 8 / (${NOW[us]} - ${BEFORE[log_us]})")"
-		[[ $1 != *.receive* ]] ||
-			figure "$1.beyond" "$(calculate "100 * ($(grown log) - $(grown frames)) / $(grown frames)")"
+		quotient $((grown[log] * 8)) $((NOW[us] - BEFORE[log_us]))
+		figure "$1.log" "$QUOTIENT"
+		if [[ $1 == *.receive* ]]; then
+			quotient $((100 * (grown[log] - grown[frames]))) "${grown[frames]}"
+			figure "$1.beyond" "$QUOTIENT"
+		fi
 	fi
-	others=$(calculate "100 * ($(grown machine) * 1e7 - $ours) / 1e3 / $(grown us) / $(nproc)")
+	ours=$((grown[client] + grown[primary] + ${grown[backup]:-0}))
+	others=$(((grown[machine] * 10000000 - ours) / 10 / us / ${#CPUS[@]}))
 	figure others "$others"
-	awk "BEGIN { exit !($others > $DISTURBED) }" && disturbed=$((disturbed + 1))
+	[ "$others" -le "$DISTURBED" ] || disturbed=$((disturbed + 1))
 	tests=$((tests + 1))
-}
-
-# bits RATE: a second, of 1G.
-bits()
-{
-	local rate=${1/G/e9}
-	echo "${rate/M/e6}"
 }
 
 # measure MODE CHANNEL LINK [TEST...]: the figures of one life of a guest are MODE.CHANNEL.LINK.TEST.WHAT.
@@ -354,4 +348,9 @@ for ((round = 1; round <= ROUNDS; round++)); do
 	done
 done
 [ ! -t 2 ] || printf '\r%40s\r' '' >&2
+if [ -n "${FOUND:-}" ]; then
+	# It is told where processes are cheap.
+	declare -p FIGURES MACHINE ROUNDS EACH LINKS CHANNELS MODES TESTS DELAY DISTURBED disturbed tests >"$FOUND"
+	exit
+fi
 report

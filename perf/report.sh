@@ -60,6 +60,13 @@ limits()
 	printf 'waking a thread that sleeps: %s us\n' "$(spread wake_us 1)"
 }
 
+# bits RATE: a second, of 1G.
+bits()
+{
+	local rate=${1/G/e9}
+	echo "${rate/M/e6}"
+}
+
 # rate_mbit RATE: of 1G.
 rate_mbit()
 {

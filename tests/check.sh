@@ -6,6 +6,7 @@
 cd "$(dirname "$0")/.." || exit
 BUILD=${BUILD:-build}
 export BUILD CRASH_BUILD=build-crash
+export WITH_KVM=1 # for run_unit.sh
 counts=$(mktemp)
 trap 'rm -f "$counts" "$counts".*' EXIT
 

@@ -21,6 +21,14 @@ calculate()
 	awk "BEGIN { printf \"%.6f\", $1 }"
 }
 
+# quotient NUMBER NUMBER: of whole ones, without a process: sets QUOTIENT, to three digits behind the point.
+quotient()
+{
+	local thousandths=$(($1 * 1000 / $2)) sign=''
+	[ "$thousandths" -ge 0 ] || sign=- thousandths=$((-thousandths))
+	printf -v QUOTIENT '%s%d.%03d' "$sign" $((thousandths / 1000)) $((thousandths % 1000))
+}
+
 # middle NAME: the median; nothing when there is no value.
 middle()
 {
