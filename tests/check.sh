@@ -29,6 +29,9 @@ part()
 }
 
 jobs=-j$(nproc)
+. tests/kvm.sh
+patience=600
+[ "$(kvm_kind)" != none ] || patience=1800
 case ${1:-} in
 sanitizers)
 	# Each in a build folder of its own, which the Makefile names.
@@ -37,7 +40,7 @@ sanitizers)
 	part "unit tests, thread sanitizer" env -u BUILD make -s "$jobs" SANITIZE=thread unit
 	;;
 perf)
-	part "the harness" tests/run_integration.sh perf/test_perf.sh
+	part "the harness" env TEST_SECONDS=$patience tests/run_integration.sh perf/test_perf.sh
 	;;
 lab)
 	# All but the two that are among the integration tests.
@@ -49,7 +52,7 @@ lab)
 	part "unit tests" make -s "$jobs" BUILD="$BUILD" unit
 	echo "== the build with crash points"
 	make -s "$jobs" CRASH_POINTS=1 BUILD="$CRASH_BUILD" all || exit
-	part "integration tests" env AT_ONCE=2 tests/run_integration.sh
+	part "integration tests" env TEST_SECONDS=$patience AT_ONCE=2 tests/run_integration.sh
 	;;
 esac
 

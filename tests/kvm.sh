@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=sh
 #
 # What kind of KVM a machine has. Sourced.
 
