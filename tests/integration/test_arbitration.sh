@@ -18,7 +18,7 @@ cd "${0%/*}/../.." || exit
 . tests/integration/faults.sh
 
 RACES=10
-[ "$(kvm_kind)" != emulated ] || RACES=4
+[ "$(kvm_kind)" != emulated ] || RACES=2
 # A side that nothing is to suspect for silence, and one that does so soon.
 PATIENT=60000 HASTY=600
 WORDS=("$@")

@@ -46,8 +46,8 @@ HANDS=4 RELEASES=10 CLONES=6 # in a round of its kind, at each point
 # Each kind once where a kill takes seconds.
 if [ "$(kvm_kind)" = emulated ]; then
 	ROUNDS=([shm]="hand release clone chain fair" [tcp]="hand release clone chain fair")
-	LEAST=([shm]=100 [tcp]=100)
-	HANDS=1 RELEASES=2 CLONES=2
+	LEAST=([shm]=50 [tcp]=50)
+	CHAIN_KILLS=20 HANDS=1 RELEASES=2 CLONES=2
 fi
 AT_ONCE=3 # rounds; each of them waits most of the time
 BACKUP_POINTS=(receive.checked ack.before ack.after apply.before apply.after)
