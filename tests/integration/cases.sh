@@ -54,7 +54,7 @@ until_true()
 	shift
 	until "$@"; do
 		[ "$SECONDS" -lt "$end" ] || return 1
-		sleep 0.1
+		sleep "${LOOK:-0.1}"
 	done
 }
 

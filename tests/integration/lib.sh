@@ -31,6 +31,10 @@ TRANSPORT=${TRANSPORT:-shm}
 . tests/topology.sh
 . tests/kvm.sh
 
+# Seconds between two looks at something. Where each look is half a second's work, none would be left for what is looked at.
+LOOK=0.05
+[ "$(kvm_kind)" != emulated ] || LOOK=1
+
 LAB='' CLIENT_PID='' CLIENT_STATUS=''
 declare -A HOST_PID=() PORTS=()
 ADDRESS=''      # what address has made
@@ -193,7 +197,7 @@ wait_role()
 	until [ "$(host_status "$1" role)" = "$2" ]; do
 		running "${HOST_PID[$1]}" || return 1
 		[ "$SECONDS" -lt "$end" ] || return 1
-		sleep 0.05
+		sleep "$LOOK"
 	done
 }
 
@@ -204,7 +208,7 @@ wait_protected()
 	until [ "$(host_status "$2" role)" = backup ] && [ "$(host_status "$1" role)" = primary ]; do
 		running "${HOST_PID[$1]}" && running "${HOST_PID[$2]}" || return 1
 		[ "$SECONDS" -lt "$end" ] || return 1
-		sleep 0.05
+		sleep "$LOOK"
 	done
 }
 

@@ -1,15 +1,17 @@
 #!/bin/bash
 #
 # The same guest from the same log is the same guest: hammer, which makes replay as hard as it can,
-# runs for SECONDS_HAMMER (60) recorded, and at the same time protected by a live backup. Then the
-# recording is replayed twice. All of it competes for the same processors, so that interrupts land
-# in other places each time.
+# runs for SECONDS_HAMMER (60; 30 where KVM is emulated) recorded, and at the same time protected by a
+# live backup. Then the recording is replayed twice. All of it competes for the same processors, so that
+# interrupts land in other places each time.
 
 set -u
 cd "${0%/*}/../.." || exit
 . tests/integration/lib.sh
 . tests/integration/cases.sh
-seconds=${SECONDS_HAMMER:-60}
+seconds=60
+[ "$(kvm_kind)" != emulated ] || seconds=30
+seconds=${SECONDS_HAMMER:-$seconds}
 least=$((seconds * 20000 / 60))
 [ "$(kvm_kind)" != emulated ] || least=$((least / 2))
 HAMMER=$BUILD/guests/hammer.elf
