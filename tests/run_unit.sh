@@ -13,7 +13,7 @@ listed()
 }
 
 for program in "$@"; do
-	if output=$(timeout "${TEST_SECONDS:-120}" "$program" 2>&1); then
+	if output=$(timeout "${TEST_SECONDS:-300}" "$program" 2>&1); then
 		status=0
 	else
 		status=$?
