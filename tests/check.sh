@@ -6,7 +6,6 @@
 cd "$(dirname "$0")/.." || exit
 BUILD=${BUILD:-build}
 export BUILD CRASH_BUILD=build-crash
-export WITH_KVM=1 # for run_unit.sh
 counts=$(mktemp)
 trap 'rm -f "$counts" "$counts".*' EXIT
 
@@ -34,7 +33,7 @@ patience=600
 [ "$(kvm_kind)" != none ] || patience=1800
 case ${1:-} in
 sanitizers)
-	# Each in a build folder of its own, which the Makefile names.
+	# Each in a build folder of its own, which the Makefile names. An emulated KVM is too slow for them: WITH_KVM=1 by hand.
 	part "unit tests, address and undefined-behaviour sanitizers" \
 		env -u BUILD make -s "$jobs" SANITIZE=address,undefined unit
 	part "unit tests, thread sanitizer" env -u BUILD make -s "$jobs" SANITIZE=thread unit
@@ -49,7 +48,7 @@ lab)
 	part "the lab" env TEST_SECONDS=1500 tests/run_integration.sh $scenarios
 	;;
 *)
-	part "unit tests" make -s "$jobs" BUILD="$BUILD" unit
+	part "unit tests" env WITH_KVM=1 make -s "$jobs" BUILD="$BUILD" unit
 	echo "== the build with crash points"
 	make -s "$jobs" CRASH_POINTS=1 BUILD="$CRASH_BUILD" all || exit
 	part "integration tests" env TEST_SECONDS=$patience AT_ONCE=2 tests/run_integration.sh
