@@ -40,12 +40,12 @@ topology_make()
 }
 
 # topology_plug TAP PID: puts the tap on the bridge as soon as process PID has made it. Fails when the
-# process is gone, or after 10 seconds. It looks without a process of its own, many times in a test of many kills.
+# process is gone, or after 30 seconds. It looks without a process of its own, many times in a test of many kills.
 topology_plug()
 {
 	local tries devices pause
 	exec {pause}<> <(:) # a pipe into which nobody writes: who reads it sleeps
-	for ((tries = 0; tries < 500; tries++)); do
+	for ((tries = 0; tries < 1500; tries++)); do
 		devices=''
 		{ read -rd '' devices <"/proc/$2/net/dev"; } 2>/dev/null
 		if [[ $devices == *[[:space:]]"$1:"* ]] && ip -n "$HOSTS" link set "$1" master br0 up 2>/dev/null; then
