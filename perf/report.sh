@@ -132,6 +132,7 @@ markdown_goal()
 warning()
 {
 	echo "$disturbed of $tests tests were disturbed: others used more than $DISTURBED % of the processors."
+	[ "$again" = 0 ] || echo "$again lives were measured again, since their guest or its client did not come to the end."
 }
 
 settings()

@@ -25,6 +25,7 @@
 #define LARGE_SEGMENT (44 * SEGMENT) /* in one IPv4 packet */
 #define SLEEP_NS 50000u
 #define ANSWER_NS 20000000u     /* until a first answer is asked for again */
+#define FIRST_NS 15000000000u   /* for the first one */
 #define PATIENCE_NS 5000000000u /* without any progress */
 #define LOOK_S 0.002
 #define SAMPLES_MOST 4000000u
@@ -253,7 +254,7 @@ static int begin(uint16_t service, bool is_large)
 	stream.segment = is_large ? LARGE_SEGMENT : SEGMENT;
 	while (!stream.answered) {
 		uint64_t now = now_ns();
-		if (now - began > PATIENCE_NS)
+		if (now - began > FIRST_NS)
 			return fail(ETIMEDOUT, "no guest answers at %s", options.port);
 		if (now - asked > ANSWER_NS && has_room()) {
 			asked = now;
