@@ -17,7 +17,7 @@ trap 'rm -rf "$LAB"' EXIT
 columns_full()
 {
 	! grep -E '^\| (transmit|receive|echo)' "$LAB/results/table.md" | grep -e ' - ' &&
-		[ "$(grep -cE '^\| (transmit|receive|echo p50)' "$LAB/results/table.md")" = 5 ]
+		[ "$(grep -cE '^\| (transmit|receive|echo p50)[-a-z]*, (Mbit/s|us) \|' "$LAB/results/table.md")" = 5 ]
 }
 
 json_whole()
