@@ -42,8 +42,11 @@ perf)
 	part "the harness" env TEST_SECONDS=$patience tests/run_integration.sh perf/test_perf.sh
 	;;
 lab)
-	# All but the two that are among the integration tests.
-	scenarios=$(ls tests/lab/scenarios/*.sh | grep -v -e /host_killed.sh -e /linux.sh)
+	# All but the two that are among the integration tests, and the one whose test was done on kvm-amd anyway.
+	done_before='-e /host_killed.sh -e /linux.sh'
+	[ "$(kvm_kind)" != none ] || done_before="$done_before -e /kvm.sh"
+	# shellcheck disable=SC2086  # a list of words
+	scenarios=$(ls tests/lab/scenarios/*.sh | grep -v $done_before)
 	# shellcheck disable=SC2086  # a list of words
 	part "the lab" env TEST_SECONDS=1500 tests/run_integration.sh $scenarios
 	;;

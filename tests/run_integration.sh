@@ -13,7 +13,7 @@
 # AT_ONCE=N runs N tests beside one another, since most of them mostly wait, and tells of them in their order
 # all the same. Then two lines in a test's own text count:
 #
-#     # Alone: REASON     it runs by itself, behind the others
+#     # Alone: REASON     it runs by itself, behind the others; but not in a machine of its own (cases.sh)
 #     # First: REASON     it begins before the others
 cd "$(dirname "$0")/.." || exit
 export BUILD="${BUILD:-build}" CRASH_BUILD="${CRASH_BUILD:-build-crash}"
@@ -24,10 +24,19 @@ work=$(mktemp -d) || exit
 trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
 trap 'exit 143' HUP INT PIPE TERM
 
+. tests/kvm.sh
+kvm=$(kvm_kind)
+
+# has_machine TEST: it needs a KVM, and has one of its own.
+has_machine()
+{
+	[ "$kvm" = none ] && grep -q '^\. tests/integration/lib.sh' "$1"
+}
+
 # In the order in which they are told of: those that run alone last.
 tests=() alone=()
 for test; do
-	if [ "$at_once" -gt 1 ] && grep -q '^# Alone: ' "$test"; then
+	if [ "$at_once" -gt 1 ] && grep -q '^# Alone: ' "$test" && ! has_machine "$test"; then
 		alone+=("$test")
 	else
 		tests+=("$test")

@@ -20,7 +20,7 @@ cd "${0%/*}/../.." || exit
 RACES=10
 # One case of so many is tried, which ones the lot says. Under emulation each takes a quarter of a minute.
 SHARE=1 LOT=$SRANDOM NEXT=0
-[ "$(kvm_kind)" != emulated ] || RACES=2 SHARE=3
+[ "$(kvm_kind)" != emulated ] || RACES=2 SHARE=5
 # A side that nothing is to suspect for silence, and one that does so soon.
 PATIENT=60000 HASTY=600
 WORDS=("$@")
