@@ -35,10 +35,10 @@ MODES=${MODES:-received replayed durable epochs checkpoints}
 STREAMS="transmit receive transmit-large receive-large"
 TESTS=${TESTS:-$STREAMS echo}
 DELAY=20us    # of a channel, one way
-PATIENCE=()
-# A batch of frames is ten times the work there, and an interrupt that waits for its end is to be taken there too.
-[ "$KVM" != emulated ] || PATIENCE=(--interrupt-wait 100)
 DISTURBED=10  # percent of the processors that others have used
+# A batch of frames is ten times the work there, and an interrupt that waits for its end is to be taken there too.
+PATIENCE=()
+[ "$KVM" != emulated ] || PATIENCE=(--interrupt-wait 100)
 VM=perf-$$
 # Those that may be used, by number.
 mapfile -t CPUS < <(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status | tr ',' '\n' |
