@@ -51,27 +51,36 @@ static int unpack(
 	const struct kernel_file *file, uint64_t from, uint64_t length, struct kernel_file *image)
 {
 	const uint8_t gzip[] = {0x1f, 0x8b};
-	/* Behind every format but gzip's, which has it itself, the kernel's build adds the unpacked size. */
-	if (length > 4 && memcmp(file->bytes + from, gzip, sizeof gzip) != 0)
-		length -= 4;
+	/* The last four bytes are the unpacked size: gzip's own, and the kernel's build adds it to the others. */
+	uint32_t wanted = 0;
+	if (length > sizeof wanted) {
+		memcpy(&wanted, file->bytes + from + length - sizeof wanted, sizeof wanted);
+		if (memcmp(file->bytes + from, gzip, sizeof gzip) != 0)
+			length -= sizeof wanted;
+	}
+	if (wanted == 0 || wanted > KERNEL_MAX)
+		return fail(ENOEXEC, "%s cannot be unpacked: it would have %u bytes; get it again",
+			file->path, wanted);
 	struct archive *archive = archive_read_new();
 	struct archive_entry *entry;
-	uint8_t *bytes = malloc(KERNEL_MAX);
+	uint8_t *bytes = malloc(wanted + 1); /* one more, to see that it ends there */
 	uint64_t size = 0;
 	ssize_t n = -1;
 	if (archive && bytes && archive_read_support_filter_all(archive) == ARCHIVE_OK &&
 		archive_read_support_format_raw(archive) == ARCHIVE_OK &&
 		archive_read_open_memory(archive, file->bytes + from, length) == ARCHIVE_OK &&
 		archive_read_next_header(archive, &entry) == ARCHIVE_OK) {
-		while (size < KERNEL_MAX &&
-			(n = archive_read_data(archive, bytes + size, KERNEL_MAX - size)) > 0)
+		while (size <= wanted &&
+			(n = archive_read_data(archive, bytes + size, wanted + 1 - size)) > 0)
 			size += (uint64_t)n;
 	}
 	const char *why = archive ? archive_error_string(archive) : NULL;
 	int error = 0;
-	if (n != 0 || size == 0)
+	if (!archive || !bytes)
+		error = fail(ENOMEM, "%s cannot be unpacked: there is no memory for it", file->path);
+	else if (n != 0 || size != wanted)
 		error = fail(ENOEXEC, "%s cannot be unpacked: %s; get it again", file->path,
-			why ? why : "there is no memory for it");
+			why ? why : "it has another size than it says");
 	archive_read_free(archive);
 	if (error)
 		free(bytes);

@@ -264,6 +264,19 @@ static void a_file_cut_anywhere_is_refused(void **state)
 	assert_int_equal(load(NULL), 0);
 }
 
+static void a_kernel_has_the_size_that_it_says(void **state)
+{
+	(void)state;
+	make_bzimage(ARCHIVE_FILTER_XZ);
+	const uint32_t sizes[] = {0, sizeof kernel - 1, sizeof kernel + 1, UINT32_MAX};
+	for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+		memcpy(file + file_size - sizeof sizes[i], &sizes[i], sizeof sizes[i]);
+		assert_int_equal(load(NULL), -ENOEXEC);
+		assert_non_null(strstr(fail_message(), "get it again"));
+	}
+	make_bzimage(ARCHIVE_FILTER_GZIP);
+}
+
 static void any_byte_may_be_anything(void **state)
 {
 	(void)state;
@@ -290,6 +303,7 @@ int main(void)
 		cmocka_unit_test(a_kernel_that_does_not_fit_is_refused),
 		cmocka_unit_test(a_kernel_for_another_processor_is_refused),
 		cmocka_unit_test(a_file_cut_anywhere_is_refused),
+		cmocka_unit_test(a_kernel_has_the_size_that_it_says),
 		cmocka_unit_test(any_byte_may_be_anything),
 	};
 	return !!cmocka_run_group_tests(tests, set_up, tear_down);
