@@ -103,13 +103,11 @@ unit: $(addprefix $(BUILD)/,$(TESTS))
 # The unit tests, then the integration tests, which need a second build with crash points.
 check:
 	$(prepare)
-	$(Q)BUILD=$(BUILD) tests/check.sh
+	$(Q)BUILD=$(BUILD) tests/check.sh tests
 
 # Everything: the above, then the unit tests under the sanitizers, the harness, and all of the lab.
-check-full: check perf-programs
-	$(Q)tests/check.sh sanitizers
-	$(Q)BUILD=$(BUILD) tests/check.sh perf
-	$(Q)BUILD=$(BUILD) tests/check.sh lab
+check-full: perf-programs
+	$(Q)BUILD=$(BUILD) tests/check.sh tests sanitizers perf lab
 
 bench:
 	$(prepare)

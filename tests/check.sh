@@ -1,6 +1,9 @@
 #!/bin/sh
-# tests/check.sh [sanitizers|perf|lab]: the unit and the integration tests, in the order in which they fail
-# fastest; or the unit tests once more under each sanitizer; or the harness in perf/; or the scenarios of the lab.
+# tests/check.sh PART...: each part in turn, whatever became of those before it:
+#   tests       the unit and the integration tests, in the order in which they fail fastest
+#   sanitizers  the unit tests once more under each sanitizer
+#   perf        the harness in perf/
+#   lab         the scenarios of the lab
 # Closes with the counts of all together. Run by `make check` and `make check-full`. BUILD names the plain build
 # folder.
 cd "$(dirname "$0")/.." || exit
@@ -31,32 +34,47 @@ jobs=-j$(nproc)
 . tests/kvm.sh
 patience=600
 [ "$(kvm_kind)" != none ] || patience=1800
-case ${1:-} in
-sanitizers)
-	# Each in a build folder of its own, which the Makefile names. An emulated KVM is too slow for them: WITH_KVM=1 by hand.
+unit_and_integration()
+{
+	part "unit tests" env WITH_KVM=1 make -s "$jobs" BUILD="$BUILD" unit
+	echo "== the build with crash points"
+	if ! make -s "$jobs" CRASH_POINTS=1 BUILD="$CRASH_BUILD" all; then
+		echo "0 passed, 1 failed, 0 skipped" >>"$counts"
+		echo "failed: the build with crash points" >>"$counts.failed"
+		return
+	fi
+	part "integration tests" env TEST_SECONDS=$patience AT_ONCE=2 tests/run_integration.sh
+}
+
+# Each in a build folder of its own, which the Makefile names. An emulated KVM is too slow for them: WITH_KVM=1 by hand.
+sanitizers()
+{
 	part "unit tests, address and undefined-behaviour sanitizers" \
 		env -u BUILD make -s "$jobs" SANITIZE=address,undefined unit
 	part "unit tests, thread sanitizer" env -u BUILD make -s "$jobs" SANITIZE=thread unit
-	;;
-perf)
-	part "the harness" env TEST_SECONDS=$patience tests/run_integration.sh perf/test_perf.sh
-	;;
-lab)
-	# All but the two that are among the integration tests, and the one whose test was done on kvm-amd anyway.
+}
+
+# All but the two that are among the integration tests, and the one whose test was done on kvm-amd anyway.
+lab()
+{
 	done_before='-e /host_killed.sh -e /linux.sh'
 	[ "$(kvm_kind)" != none ] || done_before="$done_before -e /kvm.sh"
-	# shellcheck disable=SC2086  # a list of words
-	scenarios=$(ls tests/lab/scenarios/*.sh | grep -v $done_before)
-	# shellcheck disable=SC2086  # a list of words
-	part "the lab" env TEST_SECONDS=1500 tests/run_integration.sh $scenarios
-	;;
-*)
-	part "unit tests" env WITH_KVM=1 make -s "$jobs" BUILD="$BUILD" unit
-	echo "== the build with crash points"
-	make -s "$jobs" CRASH_POINTS=1 BUILD="$CRASH_BUILD" all || exit
-	part "integration tests" env TEST_SECONDS=$patience AT_ONCE=2 tests/run_integration.sh
-	;;
-esac
+	# shellcheck disable=SC2046,SC2086  # lists of words
+	part "the lab" env TEST_SECONDS=1500 tests/run_integration.sh $(ls tests/lab/scenarios/*.sh | grep -v $done_before)
+}
+
+for name in "$@"; do
+	case $name in
+	tests) unit_and_integration ;;
+	sanitizers) sanitizers ;;
+	perf) part "the harness" env TEST_SECONDS=$patience tests/run_integration.sh perf/test_perf.sh ;;
+	lab) lab ;;
+	*)
+		echo "check.sh: there is no part $name: give tests, sanitizers, perf or lab" >&2
+		exit 2
+		;;
+	esac
+done
 
 if [ -s "$counts.failed" ]; then
 	echo "== what has failed"
