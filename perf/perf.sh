@@ -3,11 +3,11 @@
 # VMware FT's network table on this code: a guest that streams, alone and protected, measured beside one another,
 # and beside two other ways to protect it. Run by `make perf` and `make perf-quick`; perf/README.md explains it.
 #
-# Where there is no KVM it runs in a machine in QEMU, whose processors do a tenth: so do the links there.
+# Where there is no KVM, user_kvm.c stands in for it.
 #
-# From the environment: ROUNDS (5), EACH (0.6), seconds of a test, CHANNELS and LINKS ("1G 10G", or "100M 1G" where KVM
-# is emulated), QUICK=1 for the first of both alone, MODES, TESTS, RESULTS, the folder for what is found, and FOUND, a file
-# for it in place of all tables. Exit status: 0 measured, 1 something went wrong, 2 this machine lacks something.
+# From the environment: ROUNDS (5), EACH (0.6), seconds of a test, CHANNELS and LINKS ("1G 10G"), QUICK=1 for the first of
+# both alone, MODES, TESTS, and RESULTS, the folder for what is found. Exit status: 0 measured, 1 something went wrong,
+# 2 this machine lacks something.
 
 set -u
 cd "${0%/*}/.." || exit
@@ -16,29 +16,18 @@ cd "${0%/*}/.." || exit
 . perf/report.sh
 BUILD=${BUILD:-build} RESULTS=${RESULTS:-perf/results}
 KVM=$(kvm_kind)
+PRELOAD=''
 if [ "$KVM" = none ]; then
-	echo "perf: /dev/kvm cannot be opened, so this runs in a machine in QEMU, and its links have a tenth of the rate" >&2
-	export BUILD RESULTS
-	# Four, so that who is woken does not wait for another process of the pair: the host shares its own two out.
-	KEEP=$RESULTS PROCESSORS=4 FOUND=$RESULTS/found.sh tests/lab/with_kvm.sh perf/perf.sh || exit
-	. "$RESULTS/found.sh" && rm "$RESULTS/found.sh" || exit
-	DIR=$(mktemp -d "${TMPDIR:-/tmp}/doppel-perf.XXXXXX") || exit
-	trap 'rm -rf "$DIR"' EXIT
-	report
-	exit
+	KVM="none (perf/user_kvm.c)" PRELOAD=$(realpath "$BUILD/perf/user_kvm.so")
 fi
 ROUNDS=${ROUNDS:-5} EACH=${EACH:-0.6}
-[ "$KVM" = emulated ] && rates="100M 1G" || rates="1G 10G"
-CHANNELS=${CHANNELS:-$rates} LINKS=${LINKS:-$rates}
+CHANNELS=${CHANNELS:-1G 10G} LINKS=${LINKS:-1G 10G}
 [ -z "${QUICK:-}" ] || CHANNELS=${CHANNELS%% *} LINKS=${LINKS%% *}
 MODES=${MODES:-received replayed durable epochs checkpoints}
 STREAMS="transmit receive transmit-large receive-large"
 TESTS=${TESTS:-$STREAMS echo}
 DELAY=20us    # of a channel, one way
 DISTURBED=10  # percent of the processors that others have used
-# A batch of frames is ten times the work there, and an interrupt that waits for its end is to be taken there too.
-PATIENCE=()
-[ "$KVM" != emulated ] || PATIENCE=(--interrupt-wait 100)
 VM=perf-$$
 # Those that may be used, by number.
 mapfile -t CPUS < <(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status | tr ',' '\n' |
@@ -80,7 +69,7 @@ start()
 	shift 3
 	rm -rf "${DIR:?}/$name"
 	mkdir -p "$DIR/$name"
-	DOPPEL_RUN_DIR=$DIR/$name "$program" "$@" --name "$VM" --console "unix:$DIR/$name/console" --net "$device" \
+	LD_PRELOAD=$PRELOAD DOPPEL_RUN_DIR=$DIR/$name "$program" "$@" --name "$VM" --console "unix:$DIR/$name/console" --net "$device" \
 		</dev/null >"$DIR/$name/out" 2>"$DIR/$name/log" &
 	PID[$name]=$!
 }
@@ -123,7 +112,7 @@ protected()
 start_mode()
 {
 	local guest=(--kernel "$BUILD/guests/stream.elf" --memory 64M) program=$BUILD/doppel commit=$1 log=() ring=()
-	local options=("${PATIENCE[@]}" --arbiter "dir:$DIR/arbiter" --key "$DIR/key") address=link:rate=$2,delay=$DELAY/shm:$VM
+	local options=(--arbiter "dir:$DIR/arbiter" --key "$DIR/key") address=link:rate=$2,delay=$DELAY/shm:$VM
 	rm -rf "$DIR/arbiter" "$DIR/link" "$DIR/durable"
 	mkdir "$DIR/arbiter"
 	case $1 in
@@ -294,17 +283,6 @@ ratio()
 	figure "$1.ratio" "$(calculate "$(last "$1") / $(last "$2")")"
 }
 
-# modes_at CHANNEL LINK: those that are measured there. Where KVM is emulated a life takes three times as long: the
-# peers and the other commit levels are measured at the first of both alone.
-modes_at()
-{
-	if [ "$KVM" = emulated ] && [ "$1 $2" != "${CHANNELS%% *} ${LINKS%% *}" ]; then
-		echo "${MODES%% *}"
-	else
-		echo "$MODES"
-	fi
-}
-
 # compare MODE CHANNEL LINK: with the base of this round.
 compare()
 {
@@ -325,7 +303,7 @@ progress()
 		$((n > 1 ? (SECONDS - began) * (total - n + 1) / (n - 1) : 0)) >&2
 }
 
-for tool in traffic forward stream_host wake epochs checkpoints; do
+for tool in traffic forward stream_host wake epochs checkpoints user_kvm.so; do
 	[ -x "$BUILD/perf/$tool" ] || { echo "perf: $BUILD/perf/$tool is missing: run make perf" >&2; exit 2; }
 done
 if [ "${#CPUS[@]}" -lt 2 ]; then
@@ -343,7 +321,7 @@ echo "$MACHINE"
 total=3 n=0 began=$SECONDS disturbed=0 tests=0 again=0
 for link in $LINKS; do
 	for channel in $CHANNELS; do
-		total=$((total + 1 + $(modes_at "$channel" "$link" | wc -w)))
+		total=$((total + 1 + $(wc -w <<<"$MODES")))
 	done
 done
 total=$((total * ROUNDS))
@@ -361,7 +339,7 @@ for ((round = 1; round <= ROUNDS; round++)); do
 		for channel in $CHANNELS; do
 			progress
 			measure run - "$link" $TESTS
-			for mode in $(modes_at "$channel" "$link"); do
+			for mode in $MODES; do
 				progress
 				measure "$mode" "$channel" "$link" $TESTS
 				compare "$mode" "$channel" "$link"
@@ -370,9 +348,4 @@ for ((round = 1; round <= ROUNDS; round++)); do
 	done
 done
 [ ! -t 2 ] || printf '\r%40s\r' '' >&2
-if [ -n "${FOUND:-}" ]; then
-	# It is told where processes are cheap.
-	declare -p FIGURES MACHINE ROUNDS EACH LINKS CHANNELS MODES TESTS DELAY DISTURBED disturbed tests again >"$FOUND"
-	exit
-fi
 report

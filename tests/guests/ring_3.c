@@ -2,9 +2,10 @@
 
 #include "tests/guests/runtime.h"
 
-#define USER_CODE 0x23u
-#define USER_DATA 0x2bu
-#define TASK 0x30u
+/* Selectors that no process of a host has: perf/user_kvm.c has to notice when they are loaded. */
+#define USER_CODE 0x83u
+#define USER_DATA 0x8bu
+#define TASK 0x90u
 #define PROTECTION_FAULT 13u
 
 #define PRESENT 1u
@@ -26,10 +27,10 @@ _Static_assert(sizeof(struct task) == 0x68, "as the CPU reads it");
 static _Alignas(16) uint8_t kernel_stack[4096], user_stack[65536];
 static struct task task = {
 	.stack = {(uint64_t)(kernel_stack + sizeof kernel_stack)}, .ports = sizeof task}; /* none */
-static uint64_t gdt[8] = {[2] = 0x00af9b000000ffff,
+static uint64_t gdt[TASK / 8 + 2] = {[2] = 0x00af9b000000ffff,
 	[3] = 0x00cf93000000ffff, /* as in start.S */
-	[4] = 0x00affb000000ffff,
-	[5] = 0x00cff3000000ffff};
+	[USER_CODE / 8] = 0x00affb000000ffff,
+	[USER_DATA / 8] = 0x00cff3000000ffff};
 
 /* The boot's tables map 4 GiB by large pages. */
 static void open_pages(uint64_t *table)

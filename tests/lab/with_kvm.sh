@@ -2,16 +2,13 @@
 #
 # with_kvm.sh COMMAND [ARGUMENT...]: runs a command where there is a KVM. That is here, if /dev/kvm opens; else it is a
 # machine in QEMU, whose KVM is an emulated AMD-V one, and whose root is this system's: each file as it is here,
-# and what the command writes is written to the machine's memory and gone with it, but for what KEEP names.
+# and what the command writes is written to the machine's memory and gone with it.
 #
 # The environment, the folder and the output are the caller's, and the status is the command's; input is there none. Of one
 # that fails, what it has left in /tmp under doppel's name is kept here.
 #
-# Read from the environment: PROCESSORS of such a machine (1), its MEMORY (4G), and KEEP, a folder that is written
-# to here. Exit status 125, with a line that says why: there is no such machine.
-#
-# More than one processor is for measurements, and more may go wrong there: see IMAGE_QEMU. Processor 0 is one more, which
-# nothing of the command runs on, and the others come when the kernel has rewritten itself for a VM.
+# Read from the environment: MEMORY of such a machine (4G). Exit status 125, with a line that says why: there is no such
+# machine.
 
 set -u
 top=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd) || exit
@@ -48,8 +45,6 @@ mkdir "$WORK/job" && mkfifo "$WORK/output" || exit
 if ! image_install || ! image_kernel || ! image_root "$WORK/initrd"; then
 	give_up "${IMAGE_LACKS:-no image}"
 fi
-processors=${PROCESSORS:-1} first=0
-[ "$processors" -eq 1 ] || first=1
 {
 	export -p | grep -v -e ' TMPDIR=' -e ' XDG_RUNTIME_DIR='
 	printf 'cd %q || exit 125\nexec ' "$PWD"
@@ -61,13 +56,6 @@ mkdir -p /run/netns
 chmod 666 /dev/net/tun
 ulimit -l unlimited
 ulimit -c 0
-if [ $first -gt 0 ]; then
-	perl -e 'open(K, "+<", "/dev/kvm") && open(V, "+<&=", ioctl(K, 0xae01, 0)) && ioctl(V, 0xae41, 0); sleep' &
-	for ((n = 1; n <= $processors; n++)); do
-		echo 1 >/sys/devices/system/cpu/cpu\$n/online
-	done
-	taskset -pc $first-$processors \$\$ >/dev/null
-fi
 port=\$(grep -lx output /sys/class/virtio-ports/*/name)
 port=\${port%/name}
 bash /job/command </dev/null >"/dev/\${port##*/}" 2>&1
@@ -79,25 +67,20 @@ echo \$status >/job/status
 echo o >/proc/sysrq-trigger
 sleep 60
 END
-keep=()
-if [ -n "${KEEP:-}" ]; then
-	mkdir -p "$KEEP" && realpath "$KEEP" >"$WORK/job/keep" || exit
-	keep=(-fsdev "local,id=keep,path=$KEEP,security_model=none" -device virtio-9p-pci,fsdev=keep,mount_tag=keep)
-fi
 cat "$WORK/output" &
 READER_PID=$!
 # It dies with this shell, however that ends, and no key pressed here reaches it.
 setsid setpriv --pdeathsig KILL "${IMAGE_QEMU[@]}" \
-	-name doppel-kvm -smp "$((first + processors))" -m "${MEMORY:-4G}" \
+	-name doppel-kvm -m "${MEMORY:-4G}" \
 	-kernel "$IMAGE_KERNEL/vmlinuz" -initrd "$WORK/initrd" \
-	-append "rdinit=/init $IMAGE_APPEND maxcpus=1" \
+	-append "rdinit=/init $IMAGE_APPEND" \
 	-serial "file:$WORK/console" \
 	-device virtio-serial-pci \
 	-chardev "file,id=output,path=$WORK/output" -device virtserialport,chardev=output,nr=1,name=output \
 	-fsdev "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap" \
 	-device virtio-9p-pci,fsdev=root,mount_tag=root \
 	-fsdev "local,id=job,path=$WORK/job,security_model=none" \
-	-device virtio-9p-pci,fsdev=job,mount_tag=job "${keep[@]}" \
+	-device virtio-9p-pci,fsdev=job,mount_tag=job \
 	</dev/null >"$WORK/qemu" 2>&1 &
 QEMU_PID=$!
 wait "$QEMU_PID"
