@@ -268,7 +268,7 @@ static bool may_deliver(struct machine *m, uint32_t length)
 /* Nor is it a frame if the log has no entry for its length. */
 static bool is_frame(const struct port_frame *frame)
 {
-	return frame->length >= FRAME_MIN && frame->length <= LOG_PAYLOAD_MAX;
+	return frame->length >= FRAME_MIN && frame->length <= FRAME_HEADER + LOG_FRAME_MAX;
 }
 
 /* How many of the frames that wait can be taken as one burst: they fit into the guest's buffers, and their entry
@@ -280,7 +280,7 @@ static unsigned look_for_burst(struct machine *m)
 	unsigned count = 0;
 	for (; count < waiting && count < FRAME_BURST; count++) {
 		const struct port_frame *frame = frame_queue_at(frames, count);
-		bytes += (uint32_t)sizeof(uint32_t) + frame->length;
+		bytes += frame->length;
 		if (!is_frame(frame) || bytes > FLUSH_BYTES)
 			break;
 		lengths[count] = frame->length;
@@ -289,26 +289,28 @@ static unsigned look_for_burst(struct machine *m)
 }
 
 /* Takes `count` frames by one entry. False: the machine has ended. */
-static bool take_burst(struct machine *m, unsigned count)
+static bool receive(struct machine *m, unsigned count)
 {
 	struct frame_queue *frames = &m->live->frames;
-	uint32_t lengths[FRAME_BURST];
+	uint32_t words[FRAME_BURST];
 	struct iovec parts[2 * FRAME_BURST] = {0};
 	for (unsigned i = 0; i < count; i++) {
 		const struct port_frame *frame = frame_queue_at(frames, i);
-		lengths[i] = frame->length;
-		parts[2 * i] =
-			(struct iovec){.iov_base = &lengths[i], .iov_len = sizeof lengths[i]};
-		parts[2 * i + 1] =
-			(struct iovec){.iov_base = (void *)frame->bytes, .iov_len = frame->length};
+		words[i] = log_frame_word(frame->bytes, frame->length);
+		uint32_t from = words[i] & LOG_FRAME_HEADED ? 0 : FRAME_HEADER;
+		parts[2 * i] = (struct iovec){.iov_base = &words[i], .iov_len = sizeof words[i]};
+		parts[2 * i + 1] = (struct iovec){.iov_base = (uint8_t *)frame->bytes + from,
+			.iov_len = frame->length - from};
 	}
 	uint64_t end = 0;
-	if (!append_parts(m, LOG_NET_BURST, parts, 2 * count, &end))
+	if (!append_parts(m, LOG_NET_RX, parts, 2 * count, &end))
 		return false;
 	m->live->short_since = 0;
 	for (; count > 0; count--) {
 		const struct port_frame *frame = frame_queue_peek(frames);
-		virtio_net_receive(&m->board.net, &m->env, frame->bytes, frame->length);
+		const uint8_t *header = frame->bytes;
+		virtio_net_receive(&m->board.net, &m->env, header, header + FRAME_HEADER,
+			frame->length - FRAME_HEADER);
 		frame_queue_take(frames, end);
 	}
 	return true;
@@ -321,25 +323,19 @@ static void take_frames(struct machine *m)
 	bool may_merge = virtio_net_takes_merged(&m->board.net);
 	if (may_merge != atomic_load_explicit(&m->live->may_merge, memory_order_relaxed))
 		atomic_store_explicit(&m->live->may_merge, may_merge, memory_order_relaxed);
-	for (unsigned n = 0; n < FRAMES_MOST && (frame = frame_queue_peek(&m->live->frames)); n++) {
-		uint64_t end = 0;
+	for (unsigned n = 0; n < FRAMES_MOST && (frame = frame_queue_peek(&m->live->frames));) {
 		/* Without a working driver nobody would ever take it. */
-		bool is_live = virtio_mmio_is_live(&m->board.net.mmio);
-		unsigned burst = is_live ? look_for_burst(m) : 0;
-		if (burst > 1) {
-			if (!take_burst(m, burst))
-				break;
-			n += burst - 1;
+		if (!virtio_mmio_is_live(&m->board.net.mmio) || !is_frame(frame)) {
+			frame_queue_take(&m->live->frames, 0);
+			n++;
 			continue;
 		}
-		if (is_live && is_frame(frame)) {
-			if (!may_deliver(m, frame->length))
-				break;
-			if (!append(m, LOG_NET_RX, frame->bytes, frame->length, &end))
-				break;
-			virtio_net_receive(&m->board.net, &m->env, frame->bytes, frame->length);
-		}
-		frame_queue_take(&m->live->frames, end);
+		unsigned count = look_for_burst(m);
+		if (count < 2 && !may_deliver(m, frame->length))
+			break;
+		if (!receive(m, count < 2 ? 1 : count))
+			break;
+		n += count < 2 ? 1 : count;
 	}
 }
 

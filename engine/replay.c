@@ -245,12 +245,12 @@ static void replay_output(
 	taken(m, &entry);
 }
 
-static bool receive_burst(struct machine *m, const struct log_entry *entry)
+static bool receive(struct machine *m, const struct log_entry *entry)
 {
-	const uint8_t *frame;
-	uint32_t at = 0, length;
-	while (log_burst_next(entry, &at, &frame, &length))
-		virtio_net_receive(&m->board.net, &m->env, frame, length);
+	struct log_frame frame;
+	uint32_t at = 0;
+	while (log_frame_next(entry, &at, &frame))
+		virtio_net_receive(&m->board.net, &m->env, frame.header, frame.bytes, frame.length);
 	return at == entry->length;
 }
 
@@ -272,10 +272,7 @@ static void apply(struct machine *m, const struct log_entry *entry)
 		}
 		break;
 	case LOG_NET_RX:
-		virtio_net_receive(&m->board.net, &m->env, entry->payload, entry->length);
-		break;
-	case LOG_NET_BURST:
-		if (!receive_burst(m, entry)) {
+		if (!receive(m, entry)) {
 			diverged(m, entry, "its frames are none");
 			return;
 		}

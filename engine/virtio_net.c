@@ -19,8 +19,7 @@ enum { QUEUE_RX, QUEUE_TX };
 
 /* The header in the guest's buffers is a frame's own, but for its last field: how many chains a received
  * frame fills. */
-#define BUFFERS_AT offsetof(struct frame_header, unused)
-_Static_assert(BUFFERS_AT == 10, "shared with the guest");
+_Static_assert(offsetof(struct frame_header, unused) == 10, "shared with the guest");
 
 #define LINK_UP 1u
 
@@ -142,36 +141,37 @@ unsigned virtio_net_fitting(
 }
 
 static int deliver(struct virtio_net *net, struct device_env *env, struct virtqueue *queue,
-	const void *frame, size_t length)
+	struct frame_header header, const void *bytes, size_t length)
 {
 	struct virtqueue_chains chains;
-	int error = look_for_room(net, env, queue, length, &chains);
+	size_t whole = sizeof header + length;
+	int error = look_for_room(net, env, queue, whole, &chains);
 	if (error)
 		return error;
-	struct frame_header header;
-	memcpy(&header, frame, sizeof header);
-	if (chains.bytes < length ||
+	if (chains.bytes < whole ||
 		((header.flags || header.gso_type) && !virtio_net_takes_merged(net))) {
 		net->rx_dropped++;
 		return 0;
 	}
-	uint16_t count = (uint16_t)chains.count;
-	virtqueue_copy_in(&chains, 0, frame, length);
-	virtqueue_copy_in(&chains, BUFFERS_AT, &count, sizeof count);
+	header.unused = (uint16_t)chains.count; /* which the guest's own header has there */
+	virtqueue_copy_in(&chains, 0, &header, sizeof header);
+	virtqueue_copy_in(&chains, sizeof header, bytes, length);
 	uint16_t used = queue->used;
-	virtqueue_return(queue, env->memory, &chains, length);
+	virtqueue_return(queue, env->memory, &chains, whole);
 	net->rx_frames++;
 	virtio_mmio_finish(&net->mmio, &virtio_net_kind, env, queue, used);
 	return 0;
 }
 
-void virtio_net_receive(
-	struct virtio_net *net, struct device_env *env, const void *frame, size_t length)
+void virtio_net_receive(struct virtio_net *net, struct device_env *env, const void *header,
+	const void *bytes, size_t length)
 {
 	struct virtqueue *queue = virtio_mmio_queue(&net->mmio, QUEUE_RX);
+	struct frame_header own;
+	memcpy(&own, header, sizeof own);
 	if (!queue)
 		net->rx_dropped++;
-	else if (deliver(net, env, queue, frame, length))
+	else if (deliver(net, env, queue, own, bytes, length))
 		virtio_mmio_ask_for_reset(&net->mmio, &virtio_net_kind, env);
 }
 

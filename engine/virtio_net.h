@@ -40,7 +40,7 @@ bool virtio_net_fits(struct virtio_net *net, struct device_env *env, size_t leng
 /* How many of the first `count` frames, VIRTQUEUE_MAX at most, of these lengths fit into what is offered, one behind the other. */
 unsigned virtio_net_fitting(
 	struct virtio_net *net, struct device_env *env, const uint32_t *lengths, unsigned count);
-/* Writes a frame, at least FRAME_HEADER bytes, into the guest's buffers. One that does not fit, or that
+/* Writes a frame, a struct frame_header and `length` bytes, into the guest's buffers. One that does not fit, or that
  * its driver could not understand, is dropped, the same everywhere. */
-void virtio_net_receive(
-	struct virtio_net *net, struct device_env *env, const void *frame, size_t length);
+void virtio_net_receive(struct virtio_net *net, struct device_env *env, const void *header,
+	const void *bytes, size_t length);

@@ -268,23 +268,21 @@ static void add_ending(const struct line *line, const struct log_entry *entry)
 		add(line, " with value %u", ending.value);
 }
 
-static void add_burst(const struct line *line, const struct log_entry *entry)
+static void add_frames(const struct line *line, const struct log_entry *entry)
 {
-	uint32_t at = 0, length = 0, frames = 0, bytes = 0;
-	const uint8_t *frame, *first = NULL;
-	uint32_t first_length = 0;
-	for (; log_burst_next(entry, &at, &frame, &length); frames++, bytes += length) {
-		if (!first) {
+	struct log_frame frame, first = {0};
+	uint32_t at = 0, frames = 0, bytes = 0;
+	for (; log_frame_next(entry, &at, &frame); frames++, bytes += frame.length)
+		if (frames == 0)
 			first = frame;
-			first_length = length;
-		}
-	}
-	add(line, "%u frames of %u bytes in all", frames, bytes - frames * LOG_FRAME_HEADER);
-	if (first) {
+	if (frames != 1)
+		add(line, "%u frames of %u bytes in all", frames, bytes);
+	if (frames > 1)
 		add(line, ", the first a ");
-		add_frame(line,
-			(struct bytes){first + LOG_FRAME_HEADER, first_length - LOG_FRAME_HEADER});
-	}
+	if (frames > 0)
+		add_frame(line, (struct bytes){first.bytes, first.length});
+	if (frames > 0 && first.header[1])
+		add(line, ", merged of segments of %u bytes", first.header[4] | (unsigned)first.header[5] << 8);
 }
 
 void log_describe(const struct log_entry *entry, uint64_t time_ns, char *text, size_t size)
@@ -311,14 +309,7 @@ void log_describe(const struct log_entry *entry, uint64_t time_ns, char *text, s
 		add(&line, "the guest reads its clock");
 		break;
 	case LOG_NET_RX:
-		add_frame(&line, (struct bytes){entry->payload + LOG_FRAME_HEADER,
-					 entry->length - LOG_FRAME_HEADER});
-		if (entry->payload[1])
-			add(&line, ", merged of segments of %u bytes",
-				entry->payload[4] | (unsigned)entry->payload[5] << 8);
-		break;
-	case LOG_NET_BURST:
-		add_burst(&line, entry);
+		add_frames(&line, entry);
 		break;
 	case LOG_CONSOLE_RX:
 		add(&line, "typed ");

@@ -14,7 +14,9 @@ enum { PURPOSE_STAMP = 1, PURPOSE_CRC = 3 };
 _Static_assert(offsetof(struct log_header, crc) == 28, "the format's bytes");
 _Static_assert(LOG_PAYLOAD_MAX % 8 == 0, "the largest entry has no padding");
 
-#define FRAME_LEAST (LOG_FRAME_HEADER + 14u)
+#define FRAME_LEAST 14u
+
+static const uint8_t no_header[LOG_FRAME_HEADER];
 
 static const struct kind {
 	const char *name;
@@ -23,7 +25,7 @@ static const struct kind {
 	[0] = {"?", 1, 0},
 	[LOG_TICK] = {"TICK", sizeof(struct log_tick), sizeof(struct log_tick)},
 	[LOG_CLOCK] = {"CLOCK", 8, 8},
-	[LOG_NET_RX] = {"NET_RX", FRAME_LEAST, LOG_PAYLOAD_MAX},
+	[LOG_NET_RX] = {"NET_RX", sizeof(uint32_t) + FRAME_LEAST, LOG_PAYLOAD_MAX},
 	[LOG_DISK_DONE] = {"DISK_DONE", 1, 0},
 	[LOG_CONSOLE_RX] = {"CONSOLE_RX", 1, 4096},
 	[LOG_OUTPUT] = {"OUTPUT", sizeof(struct log_output), sizeof(struct log_output)},
@@ -33,7 +35,6 @@ static const struct kind {
 	[LOG_RELEASED] = {"RELEASED", 8, 8},
 	[LOG_END] = {"END", sizeof(struct log_ending), sizeof(struct log_ending)},
 	[LOG_RANDOM] = {"RANDOM", 1, 256},
-	[LOG_NET_BURST] = {"NET_BURST", sizeof(uint32_t) + FRAME_LEAST, LOG_PAYLOAD_MAX},
 };
 
 bool log_length_allowed(unsigned kind, uint32_t length)
@@ -138,17 +139,26 @@ enum log_verdict log_decode(
 	return LOG_VALID;
 }
 
-bool log_burst_next(
-	const struct log_entry *burst, uint32_t *at, const uint8_t **frame, uint32_t *length)
+uint32_t log_frame_word(const void *header, uint32_t length)
 {
-	uint32_t left = burst->length - *at;
-	if (left < sizeof *length)
+	bool is_headed = memcmp(header, no_header, sizeof no_header) != 0;
+	return (length - LOG_FRAME_HEADER) | (is_headed ? LOG_FRAME_HEADED : 0);
+}
+
+bool log_frame_next(const struct log_entry *entry, uint32_t *at, struct log_frame *frame)
+{
+	const uint8_t *next = entry->payload + *at;
+	uint32_t word, left = entry->length - *at;
+	if (left < sizeof word)
 		return false;
-	memcpy(length, burst->payload + *at, sizeof *length);
-	if (*length < FRAME_LEAST || *length > left - sizeof *length)
+	memcpy(&word, next, sizeof word);
+	next += sizeof word;
+	left -= (uint32_t)sizeof word;
+	uint32_t header = word & LOG_FRAME_HEADED ? LOG_FRAME_HEADER : 0, length = word & ~LOG_FRAME_HEADED;
+	if (length < FRAME_LEAST || left < header || length > left - header)
 		return false;
-	*frame = burst->payload + *at + sizeof *length;
-	*at += (uint32_t)sizeof *length + *length;
+	*frame = (struct log_frame){.header = header ? next : no_header, .bytes = next + header, .length = length};
+	*at += (uint32_t)sizeof word + header + length;
 	return true;
 }
 

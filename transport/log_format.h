@@ -1,5 +1,5 @@
 /*
- * The log's format, version 4. This file is its specification.
+ * The log's format, version 5. This file is its specification.
  *
  * The log is an endless sequence of bytes; an LSN is an offset in it. It consists of entries, each
  * directly behind the last. All numbers are little-endian; an entry starts at a multiple of 8.
@@ -28,8 +28,9 @@
  * Payloads:
  *   TICK        u32 timer (enum log_timer), u32 count, u64 guest time in ns
  *   CLOCK       u64 guest time in ns
- *   NET_RX      virtio's 12 bytes about a frame (virtio 1.1, 5.1.6), the last two of them zero, and
- *               the Ethernet frame: together 26 to LOG_PAYLOAD_MAX bytes
+ *   NET_RX      frames that are received one behind the other. Each has u32 bytes of its Ethernet frame, at least
+ *               14, plus LOG_FRAME_HEADED where virtio's 12 bytes about it follow (virtio 1.1, 5.1.6), of which
+ *               the last two are zero, as all are where they do not follow; then the frame
  *   DISK_DONE   reserved for disks; no length is allowed yet
  *   CONSOLE_RX  1 to 4,096 bytes
  *   OUTPUT      u32 device (enum log_device), u32 count of outputs, u64 digest of their bytes
@@ -43,7 +44,6 @@
  *   RELEASED    u64 LSN: outputs whose OUTPUT entry ends at or below it have left (O3)
  *   END         u32 reason (enum log_end), u32 value
  *   RANDOM      1 to 256 random bytes that the guest asked for
- *   NET_BURST   frames that are received one behind the other: for each u32 its length, and what NET_RX has
  */
 #pragma once
 
@@ -54,11 +54,13 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define LOG_FORMAT_VERSION 4u
+#define LOG_FORMAT_VERSION 5u
 #define LOG_HEADER_SIZE 32u
 #define LOG_TRAILER_SIZE 8u
-#define LOG_FRAME_HEADER 12u /* in front of a received frame */
 #define LOG_PAYLOAD_MAX (65536u + 64u)
+#define LOG_FRAME_HEADED (1u << 31)
+#define LOG_FRAME_HEADER 12u
+#define LOG_FRAME_MAX (LOG_PAYLOAD_MAX - LOG_FRAME_HEADER - 4u) /* bytes of an Ethernet frame */
 
 enum log_kind {
 	LOG_TICK = 1,
@@ -73,7 +75,6 @@ enum log_kind {
 	LOG_RELEASED,
 	LOG_END,
 	LOG_RANDOM,
-	LOG_NET_BURST,
 	LOG_KINDS,
 };
 
@@ -170,10 +171,18 @@ enum log_verdict {
 enum log_verdict log_decode(const uint8_t *in, uint64_t available, uint64_t secret, uint64_t lsn,
 	struct log_entry *out);
 
-/* The next frame of a NET_BURST, as NET_RX has it: the bytes at `*at` (0 at first), which moves behind it. False
- * at the payload's end, or where no frame can be: then `*at` is not the length. */
-bool log_burst_next(
-	const struct log_entry *burst, uint32_t *at, const uint8_t **frame, uint32_t *length);
+/* A frame of NET_RX: both point into the payload, but for a header that is not there. */
+struct log_frame {
+	const uint8_t *header, *bytes; /* LOG_FRAME_HEADER, `length` */
+	uint32_t length;
+};
+
+/* What NET_RX says in front of a frame, and of its header, which are `length` bytes together. */
+uint32_t log_frame_word(const void *header, uint32_t length);
+
+/* The frame of a NET_RX at `*at` (0 at first), which moves behind it. False at the payload's end, or where no frame
+ * can be: then `*at` is not the entry's length. */
+bool log_frame_next(const struct log_entry *entry, uint32_t *at, struct log_frame *frame);
 
 /* "TICK", "CLOCK", …; "?" for what is not a kind. */
 const char *log_kind_name(enum log_kind kind);

@@ -256,7 +256,7 @@ static void take_input(struct world *w)
 	case 0:
 		see(w, virtio_net_can_receive(&board->net, &w->env, length));
 		see(w, virtio_net_fits(&board->net, &w->env, length));
-		virtio_net_receive(&board->net, &w->env, bytes, length);
+		virtio_net_receive(&board->net, &w->env, bytes, bytes + FRAME_HEADER, length - FRAME_HEADER);
 		break;
 	case 1:
 		length = board_keys_room(board, &w->env, 256);

@@ -137,13 +137,13 @@ static void frames_that_wait_together_are_one_entry(void **state)
 	struct log_entry entry;
 	unsigned bursts = 0, frames = 0;
 	while (tiny_walk(&reader, &entry)) {
-		const uint8_t *frame;
-		uint32_t at = 0, length;
-		bursts += entry.kind == LOG_NET_BURST;
-		while (entry.kind == LOG_NET_BURST &&
-			log_burst_next(&entry, &at, &frame, &length)) {
-			assert_memory_equal(frame, tiny_frame_bytes, length);
-			assert_int_equal(length, sizeof tiny_frame_bytes - frames++ % 7);
+		struct log_frame frame;
+		uint32_t at = 0;
+		bursts += entry.kind == LOG_NET_RX;
+		while (entry.kind == LOG_NET_RX && log_frame_next(&entry, &at, &frame)) {
+			assert_memory_equal(frame.header, tiny_frame_bytes, FRAME_HEADER);
+			assert_memory_equal(frame.bytes, tiny_frame_bytes + FRAME_HEADER, frame.length);
+			assert_int_equal(FRAME_HEADER + frame.length, sizeof tiny_frame_bytes - frames++ % 7);
 		}
 	}
 	assert_int_equal(frames, RX_COUNT - 4);

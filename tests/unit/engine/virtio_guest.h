@@ -261,10 +261,7 @@ static inline bool can_receive(size_t length)
 
 static inline void receive_with(const struct frame_header *header, const void *bytes, size_t length)
 {
-	static uint8_t whole[FRAME_HEADER + OUTPUT_MAX];
-	memcpy(whole, header, FRAME_HEADER);
-	memcpy(whole + FRAME_HEADER, bytes, length);
-	virtio_net_receive(&g->net, &g->env, whole, FRAME_HEADER + length);
+	virtio_net_receive(&g->net, &g->env, header, bytes, length);
 }
 
 /* A frame as the wire had it. */

@@ -93,8 +93,7 @@ static void an_end_says_why(void **state)
 
 #define TO "\x52\x54\x00\x00\x00\x02"
 #define FROM "\x52\x54\x00\x00\x00\x01"
-#define HEADER "\0\0\0\0\0\0\0\0\0\0\0\0"
-#define ETHERNET(type) HEADER TO FROM type
+#define ETHERNET(type) TO FROM type
 /* Of a packet of `total` bytes. */
 #define IPV4(total, fragment, protocol)                                                            \
 	ETHERNET("\x08\x00")                                                                       \
@@ -158,31 +157,46 @@ static const struct {
 };
 #define FRAMES (sizeof frames / sizeof frames[0])
 
+/* Appends frame `i` to a NET_RX, which is `at` bytes long; returns its new length. */
+static uint32_t put_frame(uint8_t *entry, uint32_t at, unsigned i, const uint8_t *header)
+{
+	uint32_t word = frames[i].length | (header ? LOG_FRAME_HEADED : 0);
+	memcpy(entry + at, &word, sizeof word);
+	at += (uint32_t)sizeof word;
+	if (header) {
+		memcpy(entry + at, header, LOG_FRAME_HEADER);
+		at += LOG_FRAME_HEADER;
+	}
+	memcpy(entry + at, frames[i].bytes, frames[i].length);
+	return at + frames[i].length;
+}
+
 static void a_frame_is_summed_up(void **state)
 {
 	(void)state;
-	for (unsigned i = 0; i < FRAMES; i++)
-		assert_described(LOG_NET_RX, frames[i].bytes, frames[i].length, frames[i].words);
+	static const uint8_t merged[LOG_FRAME_HEADER] = {1, 1, 54, 0, 0xb4, 5};
+	uint8_t entry[256];
+	char words[256];
+	for (unsigned i = 0; i < FRAMES; i++) {
+		assert_described(LOG_NET_RX, entry, put_frame(entry, 0, i, NULL), frames[i].words);
+		snprintf(words, sizeof words, "%s, merged of segments of 1460 bytes", frames[i].words);
+		assert_described(LOG_NET_RX, entry, put_frame(entry, 0, i, merged), words);
+	}
 }
 
-static void a_burst_is_summed_up(void **state)
+static void several_frames_are_summed_up(void **state)
 {
 	(void)state;
-	uint8_t burst[256];
-	uint32_t lengths[] = {frames[0].length, frames[FRAMES - 1].length}, at = 0;
+	uint8_t entry[256];
 	char words[256];
-	for (unsigned i = 0; i < 2; i++, at += lengths[i - 1]) {
-		memcpy(burst + at, &lengths[i], 4);
-		memcpy(burst + at + 4, i ? frames[FRAMES - 1].bytes : frames[0].bytes, lengths[i]);
-		at += 4;
-	}
+	uint32_t length = put_frame(entry, put_frame(entry, 0, 0, NULL), FRAMES - 1, NULL);
 	snprintf(words, sizeof words, ": 2 frames of %u bytes in all, the first a %s",
-		lengths[0] + lengths[1] - 24, frames[0].words + 2);
-	assert_described(LOG_NET_BURST, burst, at, words);
+		frames[0].length + frames[FRAMES - 1].length, frames[0].words + 2);
+	assert_described(LOG_NET_RX, entry, length, words);
 	/* The second is cut off. */
-	snprintf(words, sizeof words, ": 1 frames of %u bytes in all, the first a %s",
-		lengths[0] - 12, frames[0].words + 2);
-	assert_described(LOG_NET_BURST, burst, at - 1, words);
+	assert_described(LOG_NET_RX, entry, length - 1, frames[0].words);
+	memset(entry, 0, 4);
+	assert_described(LOG_NET_RX, entry, length, ": 0 frames of 0 bytes in all");
 }
 
 /* Whoever reads too far reads behind an allocation, which the sanitizer sees. */
@@ -192,18 +206,20 @@ static void a_frame_that_lies_about_itself_is_not_believed(void **state)
 	uint64_t random = 5;
 	char text[256];
 	for (unsigned i = 0; i < FRAMES; i++) {
-		for (uint32_t length = 26; length <= frames[i].length; length++) {
+		for (uint32_t length = 14; length <= frames[i].length; length++) {
 			for (unsigned round = 0; round < 20; round++) {
-				uint8_t *frame = malloc(length);
-				assert_non_null(frame);
-				memcpy(frame, frames[i].bytes, length);
+				uint8_t *bytes = malloc(sizeof length + length);
+				assert_non_null(bytes);
+				memcpy(bytes, &length, sizeof length);
+				memcpy(bytes + sizeof length, frames[i].bytes, length);
 				if (round > 0)
-					frame[24 + next_random(&random) % (length - 24)] =
+					bytes[16 + next_random(&random) % (length - 12)] =
 						(uint8_t)next_random(&random);
-				struct log_entry entry = entry_of(LOG_NET_RX, frame, length);
+				struct log_entry entry =
+					entry_of(LOG_NET_RX, bytes, (uint32_t)sizeof length + length);
 				log_describe(&entry, 0, text, sizeof text);
 				assert_null(strchr(text, '\n'));
-				free(frame);
+				free(bytes);
 			}
 		}
 	}
@@ -232,7 +248,7 @@ int main(void)
 		cmocka_unit_test(an_output_names_its_device_and_count),
 		cmocka_unit_test(an_end_says_why),
 		cmocka_unit_test(a_frame_is_summed_up),
-		cmocka_unit_test(a_burst_is_summed_up),
+		cmocka_unit_test(several_frames_are_summed_up),
 		cmocka_unit_test(a_frame_that_lies_about_itself_is_not_believed),
 		cmocka_unit_test(ticks_and_clocks_tell_the_time),
 	};

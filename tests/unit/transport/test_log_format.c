@@ -12,7 +12,7 @@ static const struct sample {
 } samples[] = {
 	{LOG_TICK, 16},
 	{LOG_CLOCK, 8},
-	{LOG_NET_RX, 26},
+	{LOG_NET_RX, 18},
 	{LOG_NET_RX, 99},
 	{LOG_NET_RX, 1514},
 	{LOG_NET_RX, LOG_PAYLOAD_MAX},
@@ -341,8 +341,7 @@ static void lengths_that_a_kind_does_not_allow_are_refused(void **state)
 			bool right = kind == LOG_TICK || kind == LOG_OUTPUT    ? length == 16
 				     : kind == LOG_CLOCK || kind == LOG_MARK   ? length == 8
 				     : kind == LOG_RELEASED || kind == LOG_END ? length == 8
-				     : kind == LOG_NET_RX                      ? length >= 26
-				     : kind == LOG_NET_BURST                   ? length >= 30
+				     : kind == LOG_NET_RX                      ? length >= 18
 				     : kind == LOG_PAGE                        ? length >= 8
 				     : kind == LOG_COMMIT                      ? length >= 16
 				     : kind == LOG_RANDOM                      ? length <= 256
@@ -405,39 +404,58 @@ static void what_a_reader_would_refuse_is_not_encoded(void **state)
 	assert_aborts(encode_odd_lsn, NULL);
 }
 
-/* Frames of 26, 1514 and 27 bytes, and one that says another length. */
-static void a_burst_has_its_frames_in_order_and_nothing_else(void **state)
+/* Frames of 14, 1514 and 15 bytes, the second with a header, and one that says another length. */
+static void frames_come_in_order_and_nothing_else_does(void **state)
 {
 	(void)state;
-	static const uint32_t lengths[] = {26, 1514, 27};
-	static uint8_t burst[4 * 3 + 26 + 1514 + 27];
-	struct log_entry entry = {.payload = burst, .length = sizeof burst};
-	uint32_t end = 0, at = 0, length;
-	const uint8_t *frame;
+	static const uint32_t words[] = {14, 1514 | LOG_FRAME_HEADED, 15};
+	static const uint8_t no_header[LOG_FRAME_HEADER];
+	static uint8_t bytes[4 * 3 + 14 + 12 + 1514 + 15];
+	struct log_entry entry = {.payload = bytes, .length = sizeof bytes};
+	struct log_frame frame;
+	uint32_t end = 0, at = 0;
 	for (unsigned i = 0; i < 3; i++) {
-		memcpy(burst + end, &lengths[i], 4);
-		end += 4 + lengths[i];
+		memcpy(bytes + end, &words[i], 4);
+		end += 4 + (words[i] & LOG_FRAME_HEADED ? 12u : 0) + (words[i] & ~LOG_FRAME_HEADED);
 	}
 	for (unsigned i = 0; i < 3; i++) {
-		assert_true(log_burst_next(&entry, &at, &frame, &length));
-		assert_int_equal(length, lengths[i]);
-		assert_ptr_equal(frame + length, burst + at);
+		assert_true(log_frame_next(&entry, &at, &frame));
+		assert_int_equal(frame.length, words[i] & ~LOG_FRAME_HEADED);
+		assert_ptr_equal(frame.bytes + frame.length, bytes + at);
+		if (words[i] & LOG_FRAME_HEADED)
+			assert_ptr_equal(frame.header + 12, frame.bytes);
+		else
+			assert_memory_equal(frame.header, no_header, sizeof no_header);
 	}
-	assert_false(log_burst_next(&entry, &at, &frame, &length));
-	assert_int_equal(at, sizeof burst);
+	assert_false(log_frame_next(&entry, &at, &frame));
+	assert_int_equal(at, sizeof bytes);
 
-	static const uint32_t wrong[] = {0, 25, 28, 1 << 16, UINT32_MAX - 3, UINT32_MAX};
+	static const uint32_t wrong[] = {0, 13, 16, 1 << 16, INT32_MAX, LOG_FRAME_HEADED, 13 | LOG_FRAME_HEADED,
+		4 | LOG_FRAME_HEADED, UINT32_MAX - 3, UINT32_MAX};
 	for (unsigned i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-		memcpy(burst + sizeof burst - 31, &wrong[i], 4);
-		for (at = 0; log_burst_next(&entry, &at, &frame, &length);)
-			assert_in_range(frame + length - burst, 0, sizeof burst);
-		assert_int_equal(at, sizeof burst - 31);
+		memcpy(bytes + sizeof bytes - 19, &wrong[i], 4);
+		for (at = 0; log_frame_next(&entry, &at, &frame);)
+			assert_in_range(frame.bytes + frame.length - bytes, 0, sizeof bytes);
+		assert_int_equal(at, sizeof bytes - 19);
 	}
-	/* A part of a length is none. */
-	entry.length = sizeof burst - 28;
-	for (at = 0; log_burst_next(&entry, &at, &frame, &length);)
-		;
-	assert_int_equal(at, sizeof burst - 31);
+	/* A part of a length is none, and a part of a header. */
+	for (entry.length = sizeof bytes - 18; entry.length < sizeof bytes - 1; entry.length++) {
+		for (at = 0; log_frame_next(&entry, &at, &frame);)
+			;
+		assert_int_equal(at, sizeof bytes - 19);
+	}
+}
+
+static void only_a_header_that_says_something_is_logged(void **state)
+{
+	(void)state;
+	uint8_t header[LOG_FRAME_HEADER] = {0};
+	assert_int_equal(log_frame_word(header, 12 + 60), 60);
+	for (unsigned i = 0; i < sizeof header; i++) {
+		header[i] = 1;
+		assert_int_equal(log_frame_word(header, 12 + 60), 60 | LOG_FRAME_HEADED);
+		header[i] = 0;
+	}
 }
 
 int main(void)
@@ -459,7 +477,8 @@ int main(void)
 		cmocka_unit_test(an_impossible_length_is_not_followed),
 		cmocka_unit_test(reserved_bytes_must_be_zero),
 		cmocka_unit_test(what_a_reader_would_refuse_is_not_encoded),
-		cmocka_unit_test(a_burst_has_its_frames_in_order_and_nothing_else),
+		cmocka_unit_test(frames_come_in_order_and_nothing_else_does),
+		cmocka_unit_test(only_a_header_that_says_something_is_logged),
 	};
 	return !!cmocka_run_group_tests(tests, set_up, NULL);
 }

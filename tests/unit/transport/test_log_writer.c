@@ -392,7 +392,7 @@ static void a_payload_may_come_in_parts_of_which_some_are_lent(void **state)
 	const struct iovec parts[] = {{copied[0], 4}, {payload, 1501}, {copied[1], 4},
 		{payload + 3000, 60}, {payload + 4000, 3}, {copied[2], 4}};
 	uint64_t end;
-	assert_int_equal(log_writer_append_parts(writer, LOG_NET_BURST, 7, 0, parts, 6, &end), 0);
+	assert_int_equal(log_writer_append_parts(writer, LOG_NET_RX, 7, 0, parts, 6, &end), 0);
 	memset(copied, 0, sizeof copied);
 	assert_int_equal(log_writer_flush(writer), 0);
 	assert_int_equal(far.writes, 1);
