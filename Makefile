@@ -36,7 +36,7 @@ libraries = $(foreach f,$(NEEDS_$(1)),$(LIBS_$(f)))
 TESTS := $(foreach f,$(FOLDERS),$(patsubst %.c,%,$(wildcard tests/unit/$(f)/test_*.c)))
 
 .PHONY: all demo unit check check-full bench bench-transport bench-linux bench-network clean help guests
-all: $(BUILD)/doppel $(BUILD)/tests/client/client $(BUILD)/tests/lab/wire guests
+all: $(BUILD)/doppel $(BUILD)/tests/client/client $(BUILD)/tests/user_kvm.so $(BUILD)/tests/lab/wire guests
 
 help:
 	@echo "make            $(BUILD)/doppel, the test guests and the test client"
@@ -88,6 +88,11 @@ prepare = $(Q)$(MAKE) --no-print-directory -j$(shell nproc) INSTALL=install all
 include tests/guests/guests.mk
 include tests/lab/lab.mk
 include perf/perf.mk
+
+$(BUILD)/tests/user_kvm.so: tests/user_kvm.c | $(PACKAGES_READY)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -shared -o $@ $< -lZydis
 
 $(BUILD)/tests/client/client: $(call objects,$(wildcard tests/client/*.c))
 	$(call say,LD,$@)

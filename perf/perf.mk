@@ -10,11 +10,6 @@ $(BUILD)/perf/stream_host: $(BUILD)/perf/stream_host.o $(BUILD)/tests/guests/str
 	$(Q)$(CC) $(SAN) -pthread -o $@ $^ $(call libraries,dataplane)
 $(BUILD)/perf/stream_host.o $(BUILD)/tests/guests/stream.o: ALL_CFLAGS += -DNET_ROOM=65584
 
-$(BUILD)/perf/user_kvm.so: perf/user_kvm.c | $(PACKAGES_READY)
-	$(call say,LD,$@)
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -shared -o $@ $< -lZydis
-
 TESTS += tests/unit/perf/test_link
 $(BUILD)/tests/unit/perf/%: $(BUILD)/tests/unit/perf/%.o
 	$(call say,LD,$@)
@@ -27,7 +22,7 @@ perf perf-quick: perf-programs
 	$(Q)BUILD=$(BUILD) perf/perf.sh
 
 perf-programs:
-	$(prepare) $(foreach program,traffic forward stream_host wake epochs checkpoints user_kvm.so,$(BUILD)/perf/$(program))
+	$(prepare) $(foreach program,traffic forward stream_host wake epochs checkpoints,$(BUILD)/perf/$(program))
 	$(Q)./packages.sh install jq gnuplot-nox dpdk-dev
 
 # The peers: the doppel program, with functions put before the engine's.

@@ -3,7 +3,7 @@
 # VMware FT's network table on this code: a guest that streams, alone and protected, measured beside one another,
 # and beside two other ways to protect it. Run by `make perf` and `make perf-quick`; perf/README.md explains it.
 #
-# Where there is no KVM, user_kvm.c stands in for it.
+# Where there is no KVM, tests/user_kvm.c stands in for it.
 #
 # From the environment: ROUNDS (5), EACH (0.6), seconds of a test, CHANNELS and LINKS ("1G 10G"), QUICK=1 for the first of
 # both alone, MODES, TESTS, and RESULTS, the folder for what is found. Exit status: 0 measured, 1 something went wrong,
@@ -15,11 +15,7 @@ cd "${0%/*}/.." || exit
 . tests/kvm.sh
 . perf/report.sh
 BUILD=${BUILD:-build} RESULTS=${RESULTS:-perf/results}
-KVM=$(kvm_kind)
-PRELOAD=''
-if [ "$KVM" = none ]; then
-	KVM="none (perf/user_kvm.c)" PRELOAD=$(realpath "$BUILD/perf/user_kvm.so")
-fi
+user_kvm
 ROUNDS=${ROUNDS:-5} EACH=${EACH:-0.6}
 CHANNELS=${CHANNELS:-1G 10G} LINKS=${LINKS:-1G 10G}
 [ -z "${QUICK:-}" ] || CHANNELS=${CHANNELS%% *} LINKS=${LINKS%% *}
@@ -69,7 +65,7 @@ start()
 	shift 3
 	rm -rf "${DIR:?}/$name"
 	mkdir -p "$DIR/$name"
-	LD_PRELOAD=$PRELOAD DOPPEL_RUN_DIR=$DIR/$name "$program" "$@" --name "$VM" --console "unix:$DIR/$name/console" --net "$device" \
+	DOPPEL_RUN_DIR=$DIR/$name "$program" "$@" --name "$VM" --console "unix:$DIR/$name/console" --net "$device" \
 		</dev/null >"$DIR/$name/out" 2>"$DIR/$name/log" &
 	PID[$name]=$!
 }
@@ -303,7 +299,7 @@ progress()
 		$((n > 1 ? (SECONDS - began) * (total - n + 1) / (n - 1) : 0)) >&2
 }
 
-for tool in traffic forward stream_host wake epochs checkpoints user_kvm.so; do
+for tool in traffic forward stream_host wake epochs checkpoints; do
 	[ -x "$BUILD/perf/$tool" ] || { echo "perf: $BUILD/perf/$tool is missing: run make perf" >&2; exit 2; }
 done
 if [ "${#CPUS[@]}" -lt 2 ]; then
@@ -316,7 +312,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 mkfifo "$DIR/silence" && exec {silence}<>"$DIR/silence" || exit
 (umask 077 && head -c 32 /dev/urandom >"$DIR/key") || exit
-MACHINE=$(machine_line "$KVM")
+MACHINE=$(machine_line "$(kvm_kind)")
 echo "$MACHINE"
 total=3 n=0 began=$SECONDS disturbed=0 tests=0 again=0
 for link in $LINKS; do

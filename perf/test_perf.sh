@@ -8,8 +8,7 @@ cd "${0%/*}/.." || exit
 . tests/integration/cases.sh
 . tests/kvm.sh
 export BUILD="${BUILD:-build}"
-PRELOAD=''
-[ "$(kvm_kind)" != none ] || PRELOAD=$(realpath "$BUILD/perf/user_kvm.so")
+user_kvm
 LAB=$(mktemp -d "${TMPDIR:-/tmp}/doppel-perf.XXXXXX") || exit
 trap 'rm -rf "$LAB"' EXIT
 
@@ -44,10 +43,10 @@ idle_stays_protected()
 	local i address=shm:peer-$$ pids=()
 	local options=(--name "peer-$$" --arbiter "dir:$LAB/$1" --key "$LAB/key" --commit received --lag 60000)
 	mkdir -p "$LAB/$1/a" "$LAB/$1/b"
-	LD_PRELOAD=$PRELOAD DOPPEL_RUN_DIR=$LAB/$1/b "$BUILD/perf/$1" standby "${options[@]}" --listen "$address" \
+	DOPPEL_RUN_DIR=$LAB/$1/b "$BUILD/perf/$1" standby "${options[@]}" --listen "$address" \
 		--console "unix:$LAB/$1/b/console" --net net_null0,no-rx=1 >"$LAB/$1/b/log" 2>&1 &
 	pids+=($!)
-	LD_PRELOAD=$PRELOAD DOPPEL_RUN_DIR=$LAB/$1/a "$BUILD/perf/$1" primary "${options[@]}" --standby "$address" \
+	DOPPEL_RUN_DIR=$LAB/$1/a "$BUILD/perf/$1" primary "${options[@]}" --standby "$address" \
 		--console "unix:$LAB/$1/a/console" --net net_null0,no-rx=1 --kernel "$BUILD/guests/stream.elf" \
 		--memory 64M >"$LAB/$1/a/log" 2>&1 &
 	pids+=($!)

@@ -8,11 +8,13 @@ device_opens()
 	[ -c "$1" ] && (exec 3<>"$1") 2>/dev/null
 }
 
-# none; emulated: QEMU's, where all that a process does takes ten times as long (tests/lab/with_kvm.sh); software: the
-# kernel is a guest itself, and runs a guest's kernel mode a thousand times slower; or hardware.
+# none; user: see below; emulated: QEMU's, where all that a process does takes ten times as long (tests/lab/with_kvm.sh);
+# software: the kernel is a guest itself, and runs a guest's kernel mode a thousand times slower; or hardware.
 kvm_kind()
 {
-	if ! device_opens /dev/kvm; then
+	if [ "${LD_PRELOAD:+${LD_PRELOAD##*/}}" = user_kvm.so ]; then
+		echo user
+	elif ! device_opens /dev/kvm; then
 		echo none
 	elif grep -q '^model name.*TCG' /proc/cpuinfo; then
 		echo emulated
@@ -21,4 +23,13 @@ kvm_kind()
 	else
 		echo software
 	fi
+}
+
+# user_kvm: where there is no KVM, tests/user_kvm.c stands in for it in all that is started from here on. Of this folder's
+# guests ledger and stream can do with it.
+user_kvm()
+{
+	[ "$(kvm_kind)" = none ] || return 0
+	LD_PRELOAD=$(realpath "${BUILD:-build}/tests/user_kvm.so")
+	export LD_PRELOAD
 }

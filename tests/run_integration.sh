@@ -30,7 +30,7 @@ kvm=$(kvm_kind)
 # has_machine TEST: it needs a KVM, and has one of its own.
 has_machine()
 {
-	[ "$kvm" = none ] && grep -q '^\. tests/integration/lib.sh' "$1"
+	[ "$kvm" = none ] && grep -q '^\. tests/integration/lib.sh' "$1" && ! grep -q '^user_kvm' "$1"
 }
 
 # In the order in which they are told of: those that run alone last.

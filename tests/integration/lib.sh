@@ -54,7 +54,7 @@ lab_lacks()
 			return
 		fi
 	done
-	if ! device_opens /dev/kvm; then
+	if [ "$(kvm_kind)" = none ]; then
 		echo "/dev/kvm cannot be opened: load kvm_amd or kvm_intel, or turn on nested virtualization"
 	elif ! device_opens /dev/net/tun; then
 		echo "/dev/net/tun cannot be opened: load the module tun"

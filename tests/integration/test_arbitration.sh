@@ -16,11 +16,9 @@ cd "${0%/*}/../.." || exit
 . tests/integration/lib.sh
 . tests/integration/cases.sh
 . tests/integration/faults.sh
+user_kvm
 
 RACES=10
-# One case of so many is tried, which ones the lot says. Under emulation each takes a quarter of a minute.
-SHARE=1 LOT=$SRANDOM NEXT=0
-[ "$(kvm_kind)" != emulated ] || RACES=2 SHARE=5
 # A side that nothing is to suspect for silence, and one that does so soon.
 PATIENT=60000 HASTY=600
 WORDS=("$@")
@@ -37,10 +35,6 @@ try()
 		[[ $sentence != *"$word"* ]] || wanted=0
 	done
 	[ "$wanted" -eq 0 ] || return 0
-	if [ "${#WORDS[@]}" -eq 0 ] && [ $((NEXT++ % SHARE)) -ne $((LOT % SHARE)) ]; then
-		echo "skip $sentence: KVM is emulated here, and of $SHARE cases one is tried, by lot"
-		return
-	fi
 	WRONG=''
 	if "$@"; then
 		ok "$sentence"

@@ -11,6 +11,7 @@ set -u
 cd "${0%/*}/../.." || exit
 . tests/integration/lib.sh
 . tests/integration/cases.sh
+user_kvm
 PLAIN=$BUILD CRASH=${CRASH_BUILD:-build-crash}
 
 use_build()

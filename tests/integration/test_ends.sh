@@ -7,6 +7,7 @@ set -u
 cd "${0%/*}/../.." || exit
 . tests/integration/lib.sh
 . tests/integration/cases.sh
+user_kvm
 
 # What a process may leave behind are the arbiter's generations, and nothing else.
 nothing_left()

@@ -35,6 +35,7 @@ cd "${0%/*}/../.." || exit
 . tests/integration/lib.sh
 . tests/integration/cases.sh
 . tests/integration/faults.sh
+user_kvm
 
 CHAIN_KILLS=50
 # How many rounds of each kind, and how many kills they make at least.
@@ -44,11 +45,6 @@ declare -A ROUNDS=(
 declare -A LEAST=([shm]=400 [tcp]=200)
 HANDS=4 RELEASES=10 CLONES=6 # in a round of its kind, at each point
 AT_ONCE=3 # rounds; each of them waits most of the time
-# Where KVM is emulated a kill takes five seconds of the processor: each kind once, at each point once, and over shm alone.
-if [ "$(kvm_kind)" = emulated ]; then
-	ROUNDS=([shm]="hand release clone chain fair") LEAST=([shm]=50)
-	CHAIN_KILLS=20 HANDS=1 RELEASES=2 CLONES=2 AT_ONCE=1
-fi
 BACKUP_POINTS=(receive.checked ack.before ack.after apply.before apply.after)
 LOG_POINTS=(log.copied log.appended log.settled log.ended)
 PRIMARY_POINTS=(append.before append.after flush.before flush.after clone.after)
@@ -373,7 +369,6 @@ if [ $# -eq 2 ]; then
 fi
 
 skip_all_if_lacking "the kill sweep"
-[ -n "${ROUNDS[tcp]:-}" ] || echo "skip the kill sweep over tcp: KVM is emulated here, and a kill takes five seconds"
 seed=${KILL_SEED:-$((SRANDOM % 100000))}
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT

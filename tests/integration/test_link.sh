@@ -11,6 +11,7 @@ RATE_MBIT=100 DELAY_MS=5
 TRANSPORT=link:rate=${RATE_MBIT}M,delay=${DELAY_MS}ms/tcp
 . tests/integration/lib.sh
 . tests/integration/cases.sh
+user_kvm
 
 skip_all_if_lacking "a pair over a slow link"
 lab_begin

@@ -63,7 +63,7 @@ static struct {
 	struct kvm_debugregs debug;
 	struct kvm_msr_entry msrs[VCPU_MSRS];
 	int queued; /* an interrupt's vector, or -1 */
-	bool shadow; /* behind STI: no interrupt before the next instruction has ended */
+	bool shadow; /* behind STI: no interrupt before the guest has been let on */
 	struct unfinished unfinished;
 	/* Of the signal that ended the guest's stretch. */
 	uint64_t fault, error, address;
@@ -128,6 +128,7 @@ static void leave(greg_t *host, enum left how)
 		/* Interrupts are on for us, whatever they are for the guest. */
 		const uint64_t ours = FLAG_INTERRUPTS | FLAG_RESUME;
 		vm.regs.rflags = (vm.regs.rflags & FLAG_INTERRUPTS) | ((uint64_t)host[REG_EFL] & ~ours);
+		vm.shadow = false;
 	}
 	host[REG_RIP] = (greg_t)user_kvm_left;
 	host[REG_RAX] = how;
@@ -486,7 +487,6 @@ static int privileged(const struct instruction *instruction)
 	switch (instruction->head.mnemonic) {
 	case ZYDIS_MNEMONIC_IN:
 	case ZYDIS_MNEMONIC_OUT:
-		vm.shadow = false;
 		return port_access(instruction, instruction->head.mnemonic == ZYDIS_MNEMONIC_IN);
 	case ZYDIS_MNEMONIC_HLT:
 		reason = KVM_EXIT_HLT;
@@ -513,7 +513,6 @@ static int privileged(const struct instruction *instruction)
 		break;
 	case ZYDIS_MNEMONIC_IRETQ:
 		return_from_interrupt();
-		vm.shadow = false;
 		return NEXT;
 	case ZYDIS_MNEMONIC_RET:
 		vm.regs.rip = pop();
