@@ -35,9 +35,11 @@ static uint64_t hash_registers(uint64_t seed, const struct kvm_sync_regs *r)
 void digest_step(struct digest *digest, position at, const struct kvm_sync_regs *registers,
 	const struct guest_memory *memory)
 {
-	uint64_t piece[DIGEST_SWEEP / 8];
+	uint64_t piece[DIGEST_SWEEP / 8] = {0};
 	digest->registers = hash_registers(digest->registers, registers);
-	memcpy(piece, memory->base + digest->swept, sizeof piece);
+	/* What nobody has touched stays so: it is zero, and a page of the host's only if it is looked at. */
+	if (memory_is_touched(memory, digest->swept))
+		memcpy(piece, memory->base + digest->swept, sizeof piece);
 	for (unsigned i = 0; i < DIGEST_SWEEP / 8; i++)
 		piece[i] &= ~SPECULATIVE_BITS;
 	digest->memory = XXH3_64bits_withSeed(piece, sizeof piece, digest->memory);

@@ -2,13 +2,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define PAGE 4096u
+
 int memory_create(struct guest_memory *memory, uint64_t size)
 {
-	if (size < GUEST_MEMORY_MIN || size > GUEST_MEMORY_MAX || size % 4096 != 0)
+	if (size < GUEST_MEMORY_MIN || size > GUEST_MEMORY_MAX || size % PAGE != 0)
 		return fail(EINVAL,
 			"a guest cannot have %llu bytes of memory: give 1M to 3G, a multiple of 4K",
 			(unsigned long long)size);
@@ -17,18 +20,22 @@ int memory_create(struct guest_memory *memory, uint64_t size)
 	int fd = memfd_create("doppel-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0)
 		return fail(errno, "cannot make a memory file for the guest: %s", strerror(errno));
-	int error = ENOMEM;
+	int error;
+	uint8_t *seen = calloc(size / PAGE / 8 + 1, 1);
+	if (!seen)
+		goto close_fd;
 	if (ftruncate(fd, (off_t)size) < 0 ||
 		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		goto close_fd;
 	void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (base == MAP_FAILED)
 		goto close_fd;
-	*memory = (struct guest_memory){.base = base, .size = size, .fd = fd};
+	*memory = (struct guest_memory){.base = base, .size = size, .fd = fd, .seen = seen};
 	return 0;
 
 close_fd:
 	error = errno;
+	free(seen);
 	close(fd);
 	return fail(error,
 		"cannot get %llu MiB of memory for the guest: %s; give it less with --memory",
@@ -48,11 +55,25 @@ bool memory_touched(const struct guest_memory *memory, uint64_t at, uint64_t *fr
 	return true;
 }
 
+bool memory_is_touched(const struct guest_memory *memory, uint64_t at)
+{
+	uint64_t page = at / PAGE;
+	uint8_t *seen = &memory->seen[page / 8], bit = (uint8_t)(1u << page % 8);
+	if (!(*seen & bit)) {
+		off_t data = lseek(memory->fd, (off_t)(page * PAGE), SEEK_DATA);
+		/* Another error than that there is none: it cannot be told. */
+		if (data == (off_t)(page * PAGE) || (data < 0 && errno != ENXIO))
+			*seen |= bit;
+	}
+	return *seen & bit;
+}
+
 void memory_destroy(struct guest_memory *memory)
 {
 	if (!memory->base)
 		return;
 	munmap(memory->base, memory->size);
+	free(memory->seen);
 	close(memory->fd);
 	*memory = (struct guest_memory){.fd = -1};
 }

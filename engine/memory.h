@@ -26,6 +26,7 @@ struct guest_memory {
 	uint8_t *base;
 	uint64_t size; /* bytes, a multiple of 4,096 */
 	int fd;        /* the memfd behind it */
+	uint8_t *seen; /* a bit for each page that memory_is_touched has found to be */
 };
 
 #define GUEST_MEMORY_MIN (1u << 20)
@@ -38,6 +39,9 @@ void memory_destroy(struct guest_memory *memory);
  * none. All others are zero, and to look at one would make it a page. */
 bool memory_touched(
 	const struct guest_memory *memory, uint64_t at, uint64_t *from, uint64_t *end) MUST_CHECK;
+
+/* Whether the page at `at` is such a one. vCPU thread; a system call until it is. */
+bool memory_is_touched(const struct guest_memory *memory, uint64_t at) MUST_CHECK;
 
 /* NULL when any byte of the range lies outside the guest's memory. */
 static inline const void *memory_read_ptr(

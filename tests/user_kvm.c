@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -55,7 +56,8 @@ static struct {
 	struct kvm_run *run;
 	struct kvm_userspace_memory_region memory;
 	uint8_t *base;
-	uint64_t *changed;
+	uint64_t *changed; /* a bit for each page */
+	bool is_watched;   /* see watch_writes */
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	struct kvm_xsave xsave;
@@ -189,32 +191,6 @@ static bool is_tracked(void)
 	return vm.memory.flags & KVM_MEM_LOG_DIRTY_PAGES;
 }
 
-/* Page 0 stays out of reach, of us as of the guest. */
-static int protect(int mode)
-{
-	return mprotect((void *)(uintptr_t)PAGE, vm.memory.memory_size - PAGE, PROT_READ | PROT_EXEC | mode);
-}
-
-static int place_memory(const struct kvm_userspace_memory_region *region)
-{
-	if (vm.base)
-		munmap((void *)(uintptr_t)PAGE, vm.memory.memory_size - PAGE);
-	vm.memory = *region;
-	vm.base = NULL;
-	free(vm.changed);
-	vm.changed = NULL;
-	if (region->memory_size == 0)
-		return 0;
-	uint8_t *base = (uint8_t *)(uintptr_t)region->userspace_addr;
-	/* A second mapping of the same pages. */
-	if (mremap(base + PAGE, 0, region->memory_size - PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)PAGE) ==
-		MAP_FAILED)
-		return -1;
-	vm.base = base;
-	vm.changed = calloc(vcpu_words(region->memory_size), sizeof *vm.changed);
-	return protect(is_tracked() ? 0 : PROT_WRITE);
-}
-
 static void note_change(uint64_t at)
 {
 	uint64_t page = at / PAGE;
@@ -222,12 +198,110 @@ static void note_change(uint64_t at)
 		vm.changed[page / 64] |= 1ull << page % 64;
 }
 
+/* Page 0 stays out of reach, of us as of the guest. */
+static int protect(int mode)
+{
+	return mprotect((void *)(uintptr_t)PAGE, vm.memory.memory_size - PAGE, PROT_READ | PROT_EXEC | mode);
+}
+
+/* What Debian 12's headers do not have yet: Linux 6.7 tells which pages were written to (PAGEMAP_SCAN). */
+#define WRITE_PROTECTS_ALONE ((1ull << 12) | (1ull << 15)) /* shared memory too, and without asking us */
+struct scan {
+	uint64_t size, flags, start, end, next, regions, count, most, inverted, mask, any, wanted;
+};
+struct region {
+	uint64_t start, end, categories;
+};
+#define SCAN _IOWR('f', 16, struct scan)
+#define SCAN_PROTECT 3u /* again what was written to, and only where that is possible */
+#define WRITTEN 2u
+
+static int pagemap = -1; /* once watch_writes has found that there is one */
+
+/* Lets the kernel note what the guest writes to. False: it cannot, and each first write to a page is a signal. */
+static bool watch_writes(void)
+{
+	static int watcher = -1;
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | WRITE_PROTECTS_ALONE};
+	struct uffdio_register range = {
+		.range = {.start = PAGE, .len = vm.memory.memory_size - PAGE}, .mode = UFFDIO_REGISTER_MODE_WP};
+	if (watcher < 0) {
+		watcher = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+		if (watcher < 0 || ioctl(watcher, UFFDIO_API, &api))
+			return false;
+		pagemap = openat(AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	}
+	return pagemap >= 0 && ioctl(watcher, UFFDIO_REGISTER, &range) == 0;
+}
+
+/* Notes what was written to since the last time. */
+static int scan_writes(void)
+{
+	struct region regions[256];
+	struct scan scan = {.size = sizeof scan,
+		.flags = SCAN_PROTECT,
+		.start = PAGE,
+		.end = vm.memory.memory_size,
+		.regions = (uintptr_t)regions,
+		.count = sizeof regions / sizeof regions[0],
+		.mask = WRITTEN,
+		.wanted = WRITTEN};
+	for (; scan.start < scan.end; scan.start = scan.next) {
+		int found = ioctl(pagemap, SCAN, &scan);
+		if (found < 0)
+			return -1;
+		for (int i = 0; i < found; i++)
+			for (uint64_t at = regions[i].start; at < regions[i].end; at += PAGE)
+				note_change(at);
+	}
+	return 0;
+}
+
+static size_t changed_size(void)
+{
+	return vcpu_words(vm.memory.memory_size) * sizeof *vm.changed;
+}
+
 static int tell_changes(const struct kvm_dirty_log *log)
 {
-	size_t size = vcpu_words(vm.memory.memory_size) * sizeof *vm.changed;
-	memcpy(log->dirty_bitmap, vm.changed, size);
-	memset(vm.changed, 0, size);
-	return protect(0);
+	if (vm.is_watched && scan_writes())
+		return -1;
+	memcpy(log->dirty_bitmap, vm.changed, changed_size());
+	memset(vm.changed, 0, changed_size());
+	return vm.is_watched ? 0 : protect(0);
+}
+
+static int track(void)
+{
+	vm.is_watched = is_tracked() && watch_writes();
+	int error = protect(is_tracked() && !vm.is_watched ? 0 : PROT_WRITE);
+	if (!error && vm.is_watched)
+		error = scan_writes();
+	memset(vm.changed, 0, changed_size());
+	return error;
+}
+
+static int place_memory(const struct kvm_userspace_memory_region *region)
+{
+	bool is_same = vm.base && region->memory_size == vm.memory.memory_size;
+	if (vm.base && !is_same) {
+		munmap((void *)(uintptr_t)PAGE, vm.memory.memory_size - PAGE);
+		free(vm.changed);
+		vm.base = NULL;
+		vm.changed = NULL;
+	}
+	vm.memory = *region;
+	if (region->memory_size == 0)
+		return 0;
+	uint8_t *base = (uint8_t *)(uintptr_t)region->userspace_addr;
+	/* A second mapping of the same pages. */
+	if (!is_same && mremap(base + PAGE, 0, region->memory_size - PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+				(void *)(uintptr_t)PAGE) == MAP_FAILED)
+		return -1;
+	vm.base = base;
+	if (!vm.changed)
+		vm.changed = calloc(1, changed_size());
+	return track();
 }
 
 static bool is_memory(uint64_t at, uint64_t size)
@@ -551,7 +625,7 @@ static bool is_privileged(const struct instruction *instruction)
 static int take(void)
 {
 	struct instruction instruction;
-	if (vm.fault == FAULT_PAGE && (vm.error & FAULT_WRITE) && is_tracked() && is_memory(vm.address, 1)) {
+	if (vm.fault == FAULT_PAGE && (vm.error & FAULT_WRITE) && is_tracked() && !vm.is_watched && is_memory(vm.address, 1)) {
 		note_change(vm.address);
 		void *page = (void *)(uintptr_t)(vm.address & ~(uint64_t)(PAGE - 1));
 		return mprotect(page, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC) ? UNKNOWN : NEXT;

@@ -151,6 +151,34 @@ static void what_kvm_keeps_for_itself_is_not_looked_at(void **state)
 	assert_false(seen(&registers.events, 0, 0));
 }
 
+/* And is the same as if it had been touched, which the other side may have done. */
+static void untouched_memory_is_not_touched(void **state)
+{
+	(void)state;
+	struct guest_memory untouched, zeroed;
+	uint64_t from, end;
+	assert_int_equal(memory_create(&untouched, SIZE), 0);
+	assert_int_equal(memory_create(&zeroed, SIZE), 0);
+	untouched.base[SIZE / 2] = zeroed.base[SIZE / 2] = 1;
+	for (uint64_t at = 0; at < SIZE; at += DIGEST_SWEEP)
+		((volatile uint8_t *)zeroed.base)[at + 1] = 0;
+	struct digest of_untouched = {0}, of_zeroed = {0};
+	for (unsigned i = 1; i <= 2 * PIECES; i++) {
+		digest_step(&of_untouched, i, &registers, &untouched);
+		digest_step(&of_zeroed, i, &registers, &zeroed);
+		assert_int_equal(of_untouched.memory, of_zeroed.memory);
+		/* A page may come in between two sweeps. */
+		if (i == PIECES)
+			untouched.base[0] = zeroed.base[0] = 1;
+	}
+	assert_true(memory_touched(&untouched, DIGEST_SWEEP, &from, &end));
+	assert_int_equal(from, SIZE / 2);
+	assert_int_equal(end, SIZE / 2 + DIGEST_SWEEP);
+	assert_false(memory_touched(&untouched, end, &from, &end));
+	memory_destroy(&untouched);
+	memory_destroy(&zeroed);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -159,6 +187,7 @@ int main(void)
 		cmocka_unit_test(a_sweep_goes_through_all_memory_and_begins_again),
 		cmocka_unit_test(every_bit_of_every_register_is_seen_at_once),
 		cmocka_unit_test(what_kvm_keeps_for_itself_is_not_looked_at),
+		cmocka_unit_test(untouched_memory_is_not_touched),
 	};
 	return !!cmocka_run_group_tests(tests, set_up, tear_down);
 }
