@@ -14,8 +14,8 @@
  * The rate counts the log's bytes, not what a provider wraps them in. An ideal wire is computed, to
  * the nanosecond: it is busy with each piece for as long as the rate says, from when it was handed
  * over or from when the one before has left. A thread hands pieces on when they are due. That it
- * wakes late delays what waits, and does not change the rate; for something alone on the way, as in a
- * request's case, it stays awake.
+ * wakes late delays what waits, and does not change the rate; for the little that is on the way in a
+ * request's case it stays awake.
  *
  * The log waits in a copy of the ring, acks in a queue. What is on the way when this process dies
  * or is fenced is lost with it, as if it had died a delay earlier.
@@ -50,8 +50,9 @@
 #define LONGEST_NS 100000000u
 /* Until the other provider is asked again whether it has room. */
 #define RETRY_NS 20000u
-/* So short a time is awaited without a sleep if nothing else is on the way. */
+/* So short a time is awaited without a sleep if no more than this is on the way: an answer's log, or its acks. */
 #define AWAKE_NS 50000u
+#define FEW 4u
 
 struct shape {
 	uint64_t rate; /* bits a second; 0: not limited */
@@ -240,10 +241,10 @@ static int checked(struct connection *c, int error)
 
 /* ---- The model's thread ---- */
 
-/* Takes what is due. When the next is, or LONGEST_NS from now; 0 when the connection has ended. `*alone`: it is
- * the only one. */
+/* Takes what is due. When the next is, or LONGEST_NS from now; 0 when the connection has ended. `*few`: no
+ * more than FEW wait. */
 static uint64_t take_due(
-	struct connection *c, uint64_t acks[ACK_COUNTERS], uint32_t *counters, bool *alone)
+	struct connection *c, uint64_t acks[ACK_COUNTERS], uint32_t *counters, bool *few)
 {
 	uint64_t now = now_ns(), next = now + LONGEST_NS;
 	*counters = 0;
@@ -266,7 +267,7 @@ static uint64_t take_due(
 		next = c->items[c->first].due_ns;
 	if (c->is_closed)
 		next = 0;
-	*alone = c->count == 1;
+	*few = c->count > 0 && c->count <= FEW;
 	pthread_mutex_unlock(&c->lock);
 	return next;
 }
@@ -294,9 +295,9 @@ static void *serve(void *argument)
 		uint64_t acks[ACK_COUNTERS];
 		uint32_t counters;
 		int error = 0;
-		bool alone;
+		bool few;
 		idle_watch(&idle);
-		uint64_t next = take_due(c, acks, &counters, &alone);
+		uint64_t next = take_due(c, acks, &counters, &few);
 		if (next == 0)
 			return NULL;
 		bool is_busy = counters || c->passed < c->until;
@@ -317,7 +318,7 @@ static void *serve(void *argument)
 		uint64_t now = now_ns();
 		idle.longest_ns = error ? RETRY_NS : next > now ? next - now : 0;
 		/* A sleep ends late, which who waits for an answer minds, and a stream does not. */
-		bool awake = alone && !error && idle.longest_ns <= AWAKE_NS;
+		bool awake = few && !error && idle.longest_ns <= AWAKE_NS;
 		if (idle.longest_ns > 0 && !awake)
 			idle_pause(&idle);
 	}
