@@ -16,6 +16,7 @@ set -u
 cd "${0%/*}/.." || exit
 . tests/integration/lib.sh
 . tests/figures.sh
+user_kvm
 
 ROUNDS=${1:-5} EACH=${2:-2}
 STEADY=250 # requests a second

@@ -29,25 +29,35 @@ quotient()
 	printf -v QUOTIENT '%s%d.%03d' "$sign" $((thousandths / 1000)) $((thousandths % 1000))
 }
 
+# of_sorted NAME PROGRAM: awk's PROGRAM with the values in v[1] to v[n], from the least to the most, if there are any.
+of_sorted()
+{
+	awk "{
+		for (n = 0; n < NF; v[i + 1] = x) {
+			x = \$(++n) + 0
+			for (i = n - 1; i > 0 && v[i] > x; i--) v[i + 1] = v[i]
+		}
+		if (n > 0) { middle = (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2; $2 }
+	}" <<<"${FIGURES[$1]:-}"
+}
+
 # middle NAME: the median; nothing when there is no value.
 middle()
 {
-	tr ' ' '\n' <<<"${FIGURES[$1]:-}" | sort -g | awk 'NF { v[++n] = $1 }
-		END { if (n) printf "%.6f", (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2 }'
+	of_sorted "$1" 'printf "%.6f", middle'
 }
 
 # most NAME: the greatest.
 most()
 {
-	tr ' ' '\n' <<<"${FIGURES[$1]}" | sort -g | tail -n 1
+	of_sorted "$1" 'printf "%.6f", v[n]'
 }
 
 # spread NAME DECIMALS: the median and, in brackets, the least and the most.
 spread()
 {
-	tr ' ' '\n' <<<"${FIGURES[$1]:-}" | sort -g | awk -v d="$2" 'NF { v[++n] = $1 }
-		END { if (n) printf "%.*f (%.*f-%.*f)", d, (v[int((n + 1) / 2)] + v[int(n / 2) + 1]) / 2,
-			d, v[1], d, v[n]; else printf "-" }'
+	[ -n "${FIGURES[$1]:-}" ] || { printf -- -; return; }
+	of_sorted "$1" "printf \"%.$2f (%.$2f-%.$2f)\", middle, v[1], v[n]"
 }
 
 # row TITLE DECIMALS EXPECTED NAME...: a line of the table, a column for each name; "-" is an empty one.

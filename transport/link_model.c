@@ -284,6 +284,13 @@ static int pass_log(struct connection *c)
 	return error;
 }
 
+/* Until then, or until somebody has put something on the way behind `seen` of the bell. */
+static void stay_awake(const struct connection *c, uint32_t seen, uint64_t until)
+{
+	while (now_ns() < until && atomic_load_explicit(&c->wake.rung, memory_order_acquire) == seen)
+		__builtin_ia32_pause();
+}
+
 static void *serve(void *argument)
 {
 	struct connection *c = argument;
@@ -317,9 +324,11 @@ static void *serve(void *argument)
 		}
 		uint64_t now = now_ns();
 		idle.longest_ns = error ? RETRY_NS : next > now ? next - now : 0;
-		/* A sleep ends late, which who waits for an answer minds, and a stream does not. */
-		bool awake = few && !error && idle.longest_ns <= AWAKE_NS;
-		if (idle.longest_ns > 0 && !awake)
+		/* A sleep ends late, which who waits for an answer minds, and a stream does not. Nor is the lock
+		 * for whoever only looks at the clock. */
+		if (few && !error && idle.longest_ns <= AWAKE_NS)
+			stay_awake(c, idle.seen, next);
+		else if (idle.longest_ns > 0)
 			idle_pause(&idle);
 	}
 }

@@ -153,3 +153,12 @@ pauses_ms()
 		sed -n 's/.*live as generation .*: silence \([0-9]*\).*replay of the rest \([0-9]*\).*release \([0-9]*\).*/\1 \2 \3/p' |
 		awk '{ n += $1 + $2 + $3 } END { print n + 0 }'
 }
+
+# copies_ms: and for how long while a survivor was copied to the next backup.
+copies_ms()
+{
+	awk 'FNR == 1 { survived = 0 }
+		/: live as generation / { survived = 1 }
+		survived && sub(/.* the guest stood still for /, "") { n += $1 }
+		END { printf "%.0f", n }' "$LAB"/side*/log
+}

@@ -135,7 +135,7 @@ sleep 2
 : >"$LAB/stop"
 DONE=0
 check "no connection to redis has ended, no answer is missing, none was taken back" \
-	eval 'wait_client redis1 && wait_client redis2 && redis_right 1 && redis_right 2'
+	eval 'wait_client redis1 && wait_client redis2 && until_true 60 redis_right 1 && until_true 60 redis_right 2'
 echo "figure redis: answered=$DONE"
 check "every file that the web server has sent is whole" eval 'wait_client web && web_right'
 echo "figure web: files=$DONE of 32 MiB"
@@ -146,11 +146,11 @@ check "no backup has become another machine than its primary" \
 	eval '! grep -h "diverged at" "$LAB"/side*/log'
 kill -INT "${CLIENT_PID[ping]}"
 wait "${CLIENT_PID[ping]}"
-pause_ms=$(pauses_ms)
+pauses_ms=$(pauses_ms) copies_ms=$(copies_ms)
 lost=$(sed -n 's/\([0-9]*\) packets transmitted, \([0-9]*\) .*/\1 \2/p' "$LAB/ping/out" | awk '{ print $1 - $2 }')
 # And what was on its way at a death, or comes before the first answer is possible: up to 0.8 s of emulated machines.
-check "ping loses no more than the pauses account for" test "${lost:-x}" -le $((pause_ms / 200 + 4 * FAILOVERS))
-echo "figure ping: lost=$lost pauses_ms=$pause_ms"
+check "ping loses no more than the pauses account for" test "${lost:-x}" -le $(((pauses_ms + copies_ms) / 200 + 4 * FAILOVERS))
+echo "figure ping: lost=$lost pauses_ms=$pauses_ms copies_ms=$copies_ms"
 echo "figure seed=$SEED failovers=$FAILOVERS seconds=$SECONDS"
 DOPPEL_STATUS=$(on "${HOST_OF[$LIVE]}" "DOPPEL_RUN_DIR=/run/$LIVE doppel status guest")
 echo "figure ${DOPPEL_STATUS#*: }" | tr ' ' '\n' | grep -E 'resync|lag_ms|slowed' | tr '\n' ' ' | sed 's/^/figure /'
