@@ -49,7 +49,7 @@ help:
 	@echo "make bench-transport  the log's speed beside memcpy, and in the lab beside perftest"
 	@echo "make bench-linux  in the lab: a stock guest and its servers, alone and protected; ROUNDS=3"
 	@echo "make bench-network  in the lab: VMware FT's network table over soft-RoCE, iperf3 in a stock guest; ROUNDS=5"
-	@echo "make perf       VMware FT's network table on this code; perf-quick in two minutes: see perf/README.md"
+	@echo "make perf       VMware FT's network table on this code; perf-quick in a minute: see perf/README.md"
 	@echo "make clean      removes the build folders"
 	@echo "BUILD=dir, SANITIZE=address,undefined or thread, CRASH_POINTS=1, V=1: see the Makefile's top"
 
@@ -92,7 +92,7 @@ include perf/perf.mk
 $(BUILD)/tests/user_kvm.so: tests/user_kvm.c | $(PACKAGES_READY)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -shared -o $@ $< -lZydis
+	$(Q)$(CC) $(filter-out $(SAN),$(ALL_CFLAGS)) -fPIC -shared -o $@ $< -lZydis
 
 $(BUILD)/tests/client/client: $(call objects,$(wildcard tests/client/*.c))
 	$(call say,LD,$@)
@@ -111,7 +111,8 @@ check:
 	$(Q)BUILD=$(BUILD) tests/check.sh tests
 
 # Everything: the above, then the unit tests under the sanitizers, the harness, and all of the lab.
-check-full: perf-programs
+check-full:
+	$(prepare)
 	$(Q)BUILD=$(BUILD) tests/check.sh tests sanitizers perf lab
 
 bench:

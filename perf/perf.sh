@@ -16,6 +16,10 @@ cd "${0%/*}/.." || exit
 . perf/report.sh
 BUILD=${BUILD:-build} RESULTS=${RESULTS:-perf/results}
 user_kvm
+if [ "$(kvm_kind)" = none ]; then
+	echo "perf: /dev/kvm cannot be opened, and what stands in for it wants root, /dev/net/tun and $BUILD/tests/user_kvm.so" >&2
+	exit 2
+fi
 ROUNDS=${ROUNDS:-5} EACH=${EACH:-0.6}
 CHANNELS=${CHANNELS:-1G 10G} LINKS=${LINKS:-1G 10G}
 [ -z "${QUICK:-}" ] || CHANNELS=${CHANNELS%% *} LINKS=${LINKS%% *}

@@ -26,10 +26,14 @@ kvm_kind()
 }
 
 # user_kvm: where there is no KVM, tests/user_kvm.c stands in for it in all that is started from here on. Of this folder's
-# guests ledger and stream can do with it.
+# guests ledger and stream can do with it. Not where it or a test's network could not work, nor under a sanitizer, which
+# wants to be first itself: then there is still none.
 user_kvm()
 {
-	[ "$(kvm_kind)" = none ] || return 0
-	LD_PRELOAD=$(realpath "${BUILD:-build}/tests/user_kvm.so")
-	export LD_PRELOAD
+	user_kvm=${BUILD:-build}/tests/user_kvm.so
+	case $user_kvm in *address* | *thread*) return ;; esac
+	if [ "$(kvm_kind)" = none ] && [ -e "$user_kvm" ] && [ "$(id -u)" -eq 0 ] && device_opens /dev/net/tun; then
+		LD_PRELOAD=$(realpath "$user_kvm")
+		export LD_PRELOAD
+	fi
 }

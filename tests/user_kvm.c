@@ -5,10 +5,10 @@
  * process may not do, and what is not memory, ends in a signal, which is an exit: some ten microseconds where this was
  * written, less than software KVM takes from ring 3 and ten times what hardware does.
  *
- * So it is for one guest that is known and trusted (tests/guests/stream.c): one vCPU in 64-bit mode, mapped one to one,
- * whose ring 0 is a few instructions. It must not use FS, GS and vector registers, nor what a process is answered
- * without a signal: PUSHF, STR, SIDT, RDTSC, CPUID, SYSCALL. The selectors in its GDT are ones that no process has, or
- * loading them would not be seen. Nothing keeps the guest from the rest of the process.
+ * So it is for guests that are known and trusted, ledger and stream in tests/guests: one vCPU in 64-bit mode, mapped one
+ * to one. They must not use FS, GS and vector registers, nor what a process is answered without a signal: PUSHF and POPF,
+ * STR, SIDT, RDTSC, CPUID, SYSCALL. The selectors in their GDT are ones that no process has, or loading them would not be
+ * seen. Nothing keeps a guest from the rest of the process.
  */
 #include "engine/vcpu.h"
 
@@ -107,6 +107,8 @@ __asm__("	.text\n"
 	"	ret\n");
 
 static void (*kick)(int);
+/* As the signal's handlers read it, without a call. */
+static _Thread_local bool is_vcpu __attribute__((tls_model("initial-exec")));
 
 static bool is_guest(uint64_t rip)
 {
@@ -141,7 +143,7 @@ static void take_fault(int number, siginfo_t *info, void *context)
 {
 	greg_t *host = ((ucontext_t *)context)->uc_mcontext.gregs;
 	(void)info;
-	if (!vm.base || !is_guest((uint64_t)host[REG_RIP])) {
+	if (!is_vcpu || !is_guest((uint64_t)host[REG_RIP])) {
 		signal(number, SIG_DFL); /* the instruction comes again, and ends us */
 		return;
 	}
@@ -156,7 +158,7 @@ static void take_kick(int number, siginfo_t *info, void *context)
 	greg_t *host = ((ucontext_t *)context)->uc_mcontext.gregs;
 	(void)info;
 	kick(number);
-	if (is_guest((uint64_t)host[REG_RIP]) || is_entering((uint64_t)host[REG_RIP]))
+	if (is_vcpu && (is_guest((uint64_t)host[REG_RIP]) || is_entering((uint64_t)host[REG_RIP])))
 		leave(host, LEFT_KICKED);
 }
 
@@ -165,7 +167,8 @@ int sigaction(int number, const struct sigaction *action, struct sigaction *befo
 {
 	int (*next)(int, const struct sigaction *, struct sigaction *) =
 		(int (*)(int, const struct sigaction *, struct sigaction *))dlsym(RTLD_NEXT, "sigaction");
-	if (number != VCPU_KICK_SIGNAL || !action)
+	if (number != VCPU_KICK_SIGNAL || !action || action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN ||
+		(action->sa_flags & SA_SIGINFO))
 		return next(number, action, before);
 	kick = action->sa_handler;
 	struct sigaction ours = *action;
@@ -177,11 +180,10 @@ int sigaction(int number, const struct sigaction *action, struct sigaction *befo
 /* The guest's stack is no place for a signal's frame. */
 static void use_own_stack(void)
 {
-	static _Thread_local bool done;
 	static _Alignas(16) uint8_t stack[1 << 16];
 	const stack_t own = {.ss_sp = stack, .ss_size = sizeof stack};
-	if (!done && sigaltstack(&own, NULL) == 0)
-		done = true;
+	if (!is_vcpu && sigaltstack(&own, NULL) == 0)
+		is_vcpu = true;
 }
 
 /* ---- memory ---- */
@@ -296,8 +298,11 @@ static int place_memory(const struct kvm_userspace_memory_region *region)
 	uint8_t *base = (uint8_t *)(uintptr_t)region->userspace_addr;
 	/* A second mapping of the same pages. */
 	if (!is_same && mremap(base + PAGE, 0, region->memory_size - PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
-				(void *)(uintptr_t)PAGE) == MAP_FAILED)
+				(void *)(uintptr_t)PAGE) == MAP_FAILED) {
+		fprintf(stderr, "user_kvm: the guest's memory cannot lie at address %u: %s; see vm.mmap_min_addr\n", PAGE,
+			strerror(errno));
 		return -1;
+	}
 	vm.base = base;
 	if (!vm.changed)
 		vm.changed = calloc(1, changed_size());

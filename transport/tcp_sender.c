@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 /* The log is cut into frames of this size where it has to wait, so that a letter need not. */
-#define LOG_FRAME_MAX (256u * 1024u)
+#define BODY_MAX (256u * 1024u)
 /* More pieces than these go by way of the backlog. */
 #define DIRECT_PIECES 260
 
@@ -105,7 +105,7 @@ static bool choose_next(struct tcp_sender *sender)
 	if (waiting == 0)
 		return false;
 	sender->body = BODY_BACKLOG;
-	sender->body_left = waiting < LOG_FRAME_MAX ? waiting : LOG_FRAME_MAX;
+	sender->body_left = waiting < BODY_MAX ? waiting : BODY_MAX;
 	sender->headers[0] = (struct tcp_frame){
 		.type = FRAME_LOG, .length = (uint32_t)sender->body_left, .at = sender->log_sent};
 	sender->headers_size = sizeof sender->headers[0];

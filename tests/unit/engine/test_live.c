@@ -339,7 +339,8 @@ static int slow_write(void *context, uint64_t lsn, const struct iovec *pieces, i
 		return -EAGAIN;
 	for (int i = 0; i < count; i++) {
 		for (unsigned k = 0; k < 4; k++)
-			frames_sent += pieces[i].iov_base == pool[k] && pieces[i].iov_len == 60;
+			frames_sent += pieces[i].iov_base == pool[k] + FRAME_HEADER &&
+				       pieces[i].iov_len == sizeof pool[k] - FRAME_HEADER;
 	}
 	return tiny_sink_write(context, lsn, pieces, count);
 }
