@@ -13,7 +13,7 @@ seconds=60
 [ "$(kvm_kind)" != emulated ] || seconds=30
 seconds=${SECONDS_HAMMER:-$seconds}
 least=$((seconds * 20000 / 60))
-[ "$(kvm_kind)" != emulated ] || least=$((least / 2))
+[ "$(kvm_kind)" != emulated ] || least=$((least / 4))
 HAMMER=$BUILD/guests/hammer.elf
 
 # last_ticks FILE: the guest's own count in the last line that it wrote.
