@@ -89,10 +89,12 @@ include tests/guests/guests.mk
 include tests/lab/lab.mk
 include perf/perf.mk
 
-$(BUILD)/tests/user_kvm.so: tests/user_kvm.c | $(PACKAGES_READY)
+USER_KVM := $(call objects,$(wildcard tests/user_kvm/*.c))
+$(USER_KVM): SAN :=
+$(USER_KVM): ALL_CFLAGS += -fPIC
+$(BUILD)/tests/user_kvm.so: $(USER_KVM)
 	$(call say,LD,$@)
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(filter-out $(SAN),$(ALL_CFLAGS)) -fPIC -shared -o $@ $< -lZydis
+	$(Q)$(CC) -shared -o $@ $^ -lZydis
 
 $(BUILD)/tests/client/client: $(call objects,$(wildcard tests/client/*.c))
 	$(call say,LD,$@)

@@ -331,11 +331,14 @@ static void take_frames(struct machine *m)
 			continue;
 		}
 		unsigned count = look_for_burst(m);
-		if (count < 2 && !may_deliver(m, frame->length))
+		if (count < 2) {
+			if (!may_deliver(m, frame->length))
+				break;
+			count = 1;
+		}
+		if (!receive(m, count))
 			break;
-		if (!receive(m, count < 2 ? 1 : count))
-			break;
-		n += count < 2 ? 1 : count;
+		n += count;
 	}
 }
 

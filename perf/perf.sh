@@ -3,7 +3,7 @@
 # VMware FT's network table on this code: a guest that streams, alone and protected, measured beside one another,
 # and beside two other ways to protect it. Run by `make perf` and `make perf-quick`; perf/README.md explains it.
 #
-# Where there is no KVM, tests/user_kvm.c stands in for it.
+# Where there is no KVM, tests/user_kvm/ stands in for it.
 #
 # From the environment: ROUNDS (5), EACH (0.6), seconds of a test, CHANNELS and LINKS ("1G 10G"), QUICK=1 for the first of
 # both alone, MODES, TESTS, and RESULTS, the folder for what is found. Exit status: 0 measured, 1 something went wrong,

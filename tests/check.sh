@@ -34,7 +34,7 @@ jobs=-j$(nproc)
 . tests/kvm.sh
 patience=600
 [ "$(kvm_kind)" != none ] || patience=1800
-unit_and_integration()
+check_tests()
 {
 	part "unit tests" env WITH_KVM=1 make -s "$jobs" BUILD="$BUILD" unit
 	echo "== the build with crash points"
@@ -47,7 +47,7 @@ unit_and_integration()
 }
 
 # Each in a build folder of its own, which the Makefile names. An emulated KVM is too slow for them: WITH_KVM=1 by hand.
-sanitizers()
+check_sanitizers()
 {
 	part "unit tests, address and undefined-behaviour sanitizers" \
 		env -u BUILD make -s "$jobs" SANITIZE=address,undefined unit
@@ -55,7 +55,7 @@ sanitizers()
 }
 
 # All but the two that are among the integration tests, and the one whose test was done on kvm-amd anyway.
-lab()
+check_lab()
 {
 	done_before='-e /host_killed.sh -e /linux.sh'
 	[ "$(kvm_kind)" != none ] || done_before="$done_before -e /kvm.sh"
@@ -63,7 +63,7 @@ lab()
 	part "the lab" env TEST_SECONDS=1500 tests/run_integration.sh $(ls tests/lab/scenarios/*.sh | grep -v $done_before)
 }
 
-harness()
+check_perf()
 {
 	make -s "$jobs" BUILD="$BUILD" perf-programs
 	part "the harness" env TEST_SECONDS=$patience tests/run_integration.sh perf/test_perf.sh
@@ -79,12 +79,7 @@ for name in "${@:-none}"; do
 	esac
 done
 for name; do
-	case $name in
-	tests) unit_and_integration ;;
-	sanitizers) sanitizers ;;
-	perf) harness ;;
-	lab) lab ;;
-	esac
+	"check_$name"
 done
 
 if [ -s "$counts.failed" ]; then

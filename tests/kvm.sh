@@ -25,7 +25,7 @@ kvm_kind()
 	fi
 }
 
-# user_kvm: where there is no KVM, tests/user_kvm.c stands in for it in all that is started from here on. Of this folder's
+# user_kvm: where there is no KVM, tests/user_kvm/ stands in for it in all that is started from here on. Of this folder's
 # guests ledger and stream can do with it. Not where it or a test's network could not work, nor under a sanitizer, which
 # wants to be first itself: then there is still none.
 user_kvm()

@@ -2,7 +2,7 @@
 
 #include "tests/guests/runtime.h"
 
-/* Selectors that no process of a host has: tests/user_kvm.c has to notice when they are loaded. */
+/* Selectors that no process of a host has: tests/user_kvm/ has to notice when they are loaded. */
 #define USER_CODE 0x83u
 #define USER_DATA 0x8bu
 #define TASK 0x90u

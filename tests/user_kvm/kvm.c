@@ -11,6 +11,7 @@
  * seen. Nothing keeps a guest from the rest of the process.
  */
 #include "engine/vcpu.h"
+#include "tests/user_kvm/memory.h"
 
 #include <Zydis/Zydis.h>
 #include <cpuid.h>
@@ -18,11 +19,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
-#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -54,16 +53,12 @@ struct unfinished {
 
 static struct {
 	struct kvm_run *run;
-	struct kvm_userspace_memory_region memory;
-	uint8_t *base;
-	uint64_t *changed; /* a bit for each page */
-	bool is_watched;   /* see watch_writes */
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	struct kvm_xsave xsave;
 	struct kvm_vcpu_events events;
 	struct kvm_debugregs debug;
-	struct kvm_msr_entry msrs[VCPU_MSRS];
+	uint64_t msrs[VCPU_MSRS]; /* the engine's list, always the same one */
 	int queued; /* an interrupt's vector, or -1 */
 	bool shadow; /* behind STI: no interrupt before the guest has been let on */
 	struct unfinished unfinished;
@@ -186,159 +181,20 @@ static void use_own_stack(void)
 		is_vcpu = true;
 }
 
-/* ---- memory ---- */
-
-static bool is_tracked(void)
-{
-	return vm.memory.flags & KVM_MEM_LOG_DIRTY_PAGES;
-}
-
-static void note_change(uint64_t at)
-{
-	uint64_t page = at / PAGE;
-	if (is_tracked())
-		vm.changed[page / 64] |= 1ull << page % 64;
-}
-
-/* Page 0 stays out of reach, of us as of the guest. */
-static int protect(int mode)
-{
-	return mprotect((void *)(uintptr_t)PAGE, vm.memory.memory_size - PAGE, PROT_READ | PROT_EXEC | mode);
-}
-
-/* What Debian 12's headers do not have yet: Linux 6.7 tells which pages were written to (PAGEMAP_SCAN). */
-#define WRITE_PROTECTS_ALONE ((1ull << 12) | (1ull << 15)) /* shared memory too, and without asking us */
-struct scan {
-	uint64_t size, flags, start, end, next, regions, count, most, inverted, mask, any, wanted;
-};
-struct region {
-	uint64_t start, end, categories;
-};
-#define SCAN _IOWR('f', 16, struct scan)
-#define SCAN_PROTECT 3u /* again what was written to, and only where that is possible */
-#define WRITTEN 2u
-
-static int pagemap = -1; /* once watch_writes has found that there is one */
-
-/* Lets the kernel note what the guest writes to. False: it cannot, and each first write to a page is a signal. */
-static bool watch_writes(void)
-{
-	static int watcher = -1;
-	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | WRITE_PROTECTS_ALONE};
-	struct uffdio_register range = {
-		.range = {.start = PAGE, .len = vm.memory.memory_size - PAGE}, .mode = UFFDIO_REGISTER_MODE_WP};
-	if (watcher < 0) {
-		watcher = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
-		if (watcher < 0 || ioctl(watcher, UFFDIO_API, &api))
-			return false;
-		pagemap = openat(AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	}
-	return pagemap >= 0 && ioctl(watcher, UFFDIO_REGISTER, &range) == 0;
-}
-
-/* Notes what was written to since the last time. */
-static int scan_writes(void)
-{
-	struct region regions[256];
-	struct scan scan = {.size = sizeof scan,
-		.flags = SCAN_PROTECT,
-		.start = PAGE,
-		.end = vm.memory.memory_size,
-		.regions = (uintptr_t)regions,
-		.count = sizeof regions / sizeof regions[0],
-		.mask = WRITTEN,
-		.wanted = WRITTEN};
-	for (; scan.start < scan.end; scan.start = scan.next) {
-		int found = ioctl(pagemap, SCAN, &scan);
-		if (found < 0)
-			return -1;
-		for (int i = 0; i < found; i++)
-			for (uint64_t at = regions[i].start; at < regions[i].end; at += PAGE)
-				note_change(at);
-	}
-	return 0;
-}
-
-static size_t changed_size(void)
-{
-	return vcpu_words(vm.memory.memory_size) * sizeof *vm.changed;
-}
-
-static int tell_changes(const struct kvm_dirty_log *log)
-{
-	if (vm.is_watched && scan_writes())
-		return -1;
-	memcpy(log->dirty_bitmap, vm.changed, changed_size());
-	memset(vm.changed, 0, changed_size());
-	return vm.is_watched ? 0 : protect(0);
-}
-
-static int track(void)
-{
-	vm.is_watched = is_tracked() && watch_writes();
-	int error = protect(is_tracked() && !vm.is_watched ? 0 : PROT_WRITE);
-	if (!error && vm.is_watched)
-		error = scan_writes();
-	memset(vm.changed, 0, changed_size());
-	return error;
-}
-
-static int place_memory(const struct kvm_userspace_memory_region *region)
-{
-	bool is_same = vm.base && region->memory_size == vm.memory.memory_size;
-	if (vm.base && !is_same) {
-		munmap((void *)(uintptr_t)PAGE, vm.memory.memory_size - PAGE);
-		free(vm.changed);
-		vm.base = NULL;
-		vm.changed = NULL;
-	}
-	vm.memory = *region;
-	if (region->memory_size == 0)
-		return 0;
-	uint8_t *base = (uint8_t *)(uintptr_t)region->userspace_addr;
-	/* A second mapping of the same pages. */
-	if (!is_same && mremap(base + PAGE, 0, region->memory_size - PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
-				(void *)(uintptr_t)PAGE) == MAP_FAILED) {
-		fprintf(stderr, "user_kvm: the guest's memory cannot lie at address %u: %s; see vm.mmap_min_addr\n", PAGE,
-			strerror(errno));
-		return -1;
-	}
-	vm.base = base;
-	if (!vm.changed)
-		vm.changed = calloc(1, changed_size());
-	return track();
-}
-
-static bool is_memory(uint64_t at, uint64_t size)
-{
-	return at >= PAGE && at < vm.memory.memory_size && size <= vm.memory.memory_size - at;
-}
-
-static uint64_t read_guest(uint64_t at, uint32_t size)
-{
-	uint64_t value = 0;
-	if (is_memory(at, size))
-		memcpy(&value, vm.base + at, size);
-	return value;
-}
+/* ---- rings ---- */
 
 static void push(uint64_t value)
 {
 	vm.regs.rsp -= sizeof value;
-	if (is_memory(vm.regs.rsp, sizeof value)) {
-		memcpy(vm.base + vm.regs.rsp, &value, sizeof value);
-		note_change(vm.regs.rsp);
-	}
+	memory_write(vm.regs.rsp, value);
 }
 
 static uint64_t pop(void)
 {
-	uint64_t value = read_guest(vm.regs.rsp, sizeof value);
+	uint64_t value = memory_read(vm.regs.rsp, sizeof value);
 	vm.regs.rsp += sizeof value;
 	return value;
 }
-
-/* ---- rings ---- */
 
 static unsigned ring(void)
 {
@@ -351,11 +207,11 @@ static void load_segment(struct kvm_segment *segment, uint16_t selector, unsigne
 	*segment = (struct kvm_segment){.selector = selector, .dpl = null_dpl & 3, .unusable = 1};
 	if (selector < 4)
 		return;
-	uint64_t at = vm.sregs.gdt.base + (selector & ~7u), low = read_guest(at, 8);
+	uint64_t at = vm.sregs.gdt.base + (selector & ~7u), low = memory_read(at, 8);
 	bool is_system = !(low >> 44 & 1);
 	segment->base = (low >> 16 & 0xffffff) | (low >> 56 & 0xff) << 24;
 	if (is_system)
-		segment->base |= read_guest(at + 8, 4) << 32;
+		segment->base |= memory_read(at + 8, 4) << 32;
 	segment->g = low >> 55 & 1;
 	segment->limit = (uint32_t)((low & 0xffff) | (low >> 48 & 15) << 16);
 	if (segment->g)
@@ -373,12 +229,12 @@ static void load_segment(struct kvm_segment *segment, uint16_t selector, unsigne
 /* Enters the guest's handler; with an error code if that is not negative. */
 static void interrupt(unsigned vector, int64_t error)
 {
-	uint64_t gate = vm.sregs.idt.base + vector * 16, low = read_guest(gate, 8);
-	uint64_t to = (low & 0xffff) | (low >> 48) << 16 | read_guest(gate + 8, 4) << 32;
+	uint64_t gate = vm.sregs.idt.base + vector * 16, low = memory_read(gate, 8);
+	uint64_t to = (low & 0xffff) | (low >> 48) << 16 | memory_read(gate + 8, 4) << 32;
 	uint64_t stack = vm.regs.rsp, flags = vm.regs.rflags;
 	uint16_t code = vm.sregs.cs.selector, data = vm.sregs.ss.selector;
 	if (ring() != 0) {
-		vm.regs.rsp = read_guest(vm.sregs.tr.base + 4, 8);
+		vm.regs.rsp = memory_read(vm.sregs.tr.base + 4, 8);
 		load_segment(&vm.sregs.ss, 0, 0);
 	}
 	load_segment(&vm.sregs.cs, (uint16_t)(low >> 16), 0);
@@ -461,7 +317,7 @@ static uint64_t value_of(const struct instruction *instruction, const ZydisDecod
 	if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 		return operand->imm.value.u;
 	if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY)
-		return read_guest(address_of(operand, instruction->head.length), operand->size / 8u);
+		return memory_read(address_of(operand, instruction->head.length), operand->size / 8u);
 	memcpy(&value, (uint8_t *)register_named(operand->reg.value) + is_high_byte(operand->reg.value),
 		operand->size / 8u);
 	return value;
@@ -473,9 +329,9 @@ static bool decode(struct instruction *instruction)
 	static bool ready;
 	if (!ready)
 		ready = ZYAN_SUCCESS(ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64));
-	return is_memory(vm.regs.rip, 16) &&
-	       ZYAN_SUCCESS(ZydisDecoderDecodeFull(
-		       &decoder, vm.base + vm.regs.rip, 15, &instruction->head, instruction->operands));
+	const void *code = memory_at(vm.regs.rip, ZYDIS_MAX_INSTRUCTION_LENGTH);
+	return code && ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code, ZYDIS_MAX_INSTRUCTION_LENGTH,
+			       &instruction->head, instruction->operands));
 }
 
 static int port_access(const struct instruction *instruction, bool is_read)
@@ -580,7 +436,7 @@ static int privileged(const struct instruction *instruction)
 	case ZYDIS_MNEMONIC_LGDT:
 	case ZYDIS_MNEMONIC_LIDT:
 		at = address_of(operand, instruction->head.length);
-		table = (struct kvm_dtable){.limit = (uint16_t)read_guest(at, 2), .base = read_guest(at + 2, 8)};
+		table = (struct kvm_dtable){.limit = (uint16_t)memory_read(at, 2), .base = memory_read(at + 2, 8)};
 		*(instruction->head.mnemonic == ZYDIS_MNEMONIC_LGDT ? &vm.sregs.gdt : &vm.sregs.idt) = table;
 		break;
 	case ZYDIS_MNEMONIC_LTR:
@@ -630,11 +486,8 @@ static bool is_privileged(const struct instruction *instruction)
 static int take(void)
 {
 	struct instruction instruction;
-	if (vm.fault == FAULT_PAGE && (vm.error & FAULT_WRITE) && is_tracked() && !vm.is_watched && is_memory(vm.address, 1)) {
-		note_change(vm.address);
-		void *page = (void *)(uintptr_t)(vm.address & ~(uint64_t)(PAGE - 1));
-		return mprotect(page, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC) ? UNKNOWN : NEXT;
-	}
+	if (vm.fault == FAULT_PAGE && (vm.error & FAULT_WRITE) && memory_is_protected(vm.address))
+		return memory_unprotect(vm.address) ? UNKNOWN : NEXT;
 	if (!decode(&instruction))
 		return UNKNOWN;
 	if (vm.fault == FAULT_PAGE)
@@ -714,8 +567,10 @@ static int open_file(uint64_t size)
 
 static int create_vm(void)
 {
+	const struct kvm_userspace_memory_region none = {0};
 	memset(&vm, 0, sizeof vm);
 	vm.queued = -1;
+	memory_place(&none);
 	uint16_t control = 0x37f; /* x87's and SSE's, at reset */
 	uint32_t mxcsr = 0x1f80;
 	memcpy(vm.xsave.region, &control, sizeof control);
@@ -752,9 +607,9 @@ static int move_msrs(struct kvm_msrs *list, bool set)
 {
 	for (unsigned i = 0; i < list->nmsrs && i < VCPU_MSRS; i++) {
 		if (set)
-			vm.msrs[i] = list->entries[i]; /* always the same list */
+			vm.msrs[i] = list->entries[i].data;
 		else
-			list->entries[i].data = vm.msrs[i].data;
+			list->entries[i].data = vm.msrs[i];
 	}
 	return (int)list->nmsrs;
 }
@@ -794,9 +649,9 @@ static int answer(unsigned long request, void *argument)
 	case KVM_GET_VCPU_MMAP_SIZE:
 		return RUN_SIZE;
 	case KVM_SET_USER_MEMORY_REGION:
-		return place_memory(argument);
+		return memory_place(argument);
 	case KVM_GET_DIRTY_LOG:
-		return tell_changes(argument);
+		return memory_tell_changes(argument);
 	case KVM_SET_TSS_ADDR:
 	case KVM_ENABLE_CAP:
 	case KVM_X86_SET_MSR_FILTER:
