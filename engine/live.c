@@ -542,8 +542,9 @@ static bool take_turn(struct machine *m)
 	if (live->log && (live->wait_ns == 0 || waited < live->wait_ns))
 		return false;
 	machine_finish(m);
+	/* An exit, after all. Whoever follows comes to it with the instruction unfinished, so no input is applied here. */
 	if (machine_ended(m) || m->exits != at)
-		return true; /* an exit, after all */
+		return false;
 	if (!run->if_flag || !run->ready_for_interrupt_injection) {
 		run->request_interrupt_window = 1;
 		return false;
@@ -557,7 +558,7 @@ static bool live_interrupted(struct machine *m)
 	uint64_t left = now_ns();
 	bool beat = atomic_load_explicit(&live->beat_wanted, memory_order_relaxed);
 	if (live->log) {
-		if (beat || log_writer_flush_due(live->log, left))
+		if (beat || live->flush_wanted || log_writer_flush_due(live->log, left))
 			flush(m);
 		slow_down(m, left, left);
 	}

@@ -3,6 +3,7 @@
 #define ROUNDS 12u /* ticks that the guest wants */
 #define RING (1u << 20)
 #define WAIT_NS 2000000u
+#define MANY 50u /* resyncs, of about 30 KiB */
 #define GUEST_SUM 0x30040u
 #define SCRIBBLED 0x80000u /* 32 pages that the guest writes into as it computes */
 
@@ -538,7 +539,8 @@ static void a_primary_that_loses_its_backup_within_a_resync_goes_on_alone(void *
 		tiny_join(t);
 		assert_powered_off(t);
 		assert_true(tiny_get32(t, GUEST_TICKS) >= ROUNDS);
-		assert_int_equal(resyncs(t), done);
+		/* The rest may have gathered, in a log that then could not be handed over. */
+		assert_true(resyncs(t) <= done + broken);
 		tiny_free(t);
 	}
 }
@@ -641,6 +643,12 @@ static void the_floating_point_registers_are_part_of_a_resync(void **state)
 	assert_floats(0x1f80, 0);    /* as they are behind a reset */
 }
 
+static void do_have_patience(struct machine *m, void *argument)
+{
+	(void)argument;
+	m->live->wait_ns = 10 * WAIT_NS;
+}
+
 /* A guest that leaves often, too: whatever lies between the exits, it is the same machine. */
 static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 {
@@ -657,6 +665,9 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 			tiny_key(t, (uint8_t)('A' + i % 26));
 		if (i % 7 == 0 && i / 7 < RX_COUNT)
 			tiny_frame(t, tiny_frame_bytes, sizeof tiny_frame_bytes - i % 7);
+		/* A slow machine would do nothing else any more. */
+		if (resyncs(t) >= MANY)
+			machine_call(&t->machine, MACHINE_ANYWHERE, do_have_patience, NULL);
 		usleep(300 + i * 37 % 500);
 	}
 	tiny_join(t);
@@ -665,6 +676,46 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 	assert_true(resyncs(t) > 0);
 	print_message("%llu resyncs among %llu exits\n", (unsigned long long)resyncs(t),
 		(unsigned long long)t->machine.exits);
+	tiny_assert_replays(t, twin);
+}
+
+/* Twice, while the first half of an access across a page's end is served and the second has yet to be done: computes
+ * until a tick waits, and is kicked. */
+static void leave_kicked(struct machine *m)
+{
+	static position at;
+	static unsigned kicks;
+	const struct kvm_run *run = m->vcpu.run;
+	live_source.leave(m);
+	if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.phys_addr != 0xd0001ffc)
+		return;
+	if (m->exits != at)
+		kicks = 0;
+	at = m->exits;
+	if (kicks++ == 2)
+		return;
+	for (uint64_t until = now_ns() + 5000000; now_ns() < until;)
+		;
+	atomic_store(&m->vcpu.kicked, true);
+}
+
+/* Between two exits is no position, and the exit that the rest of an instruction makes is one to which whoever
+ * follows comes in another way. */
+static void an_interrupt_that_waits_for_the_rest_of_an_instruction_replays_exactly(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct source kicking = live_source;
+	kicking.leave = leave_kicked;
+	struct tiny *t = tiny_busy(150);
+	t->live.wait_ns = 1000000;
+	struct tiny *twin = tiny_twin(t);
+	t->machine.source = &kicking;
+	tiny_record(t, RING);
+	tiny_start(t);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_printed(t, 150);
 	tiny_assert_replays(t, twin);
 }
 
@@ -687,6 +738,7 @@ int main(void)
 		cmocka_unit_test(page_tables_are_part_of_a_resync),
 		cmocka_unit_test(the_floating_point_registers_are_part_of_a_resync),
 		cmocka_unit_test(resyncs_among_exits_and_other_inputs_replay_exactly),
+		cmocka_unit_test(an_interrupt_that_waits_for_the_rest_of_an_instruction_replays_exactly),
 	};
 	return !!cmocka_run_group_tests(tests, record, forget);
 }

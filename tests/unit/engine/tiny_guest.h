@@ -4,7 +4,7 @@
  * memory.
  *
  * The guests are below, in assembly. `busy` does a bit of everything in each of its rounds: a port
- * access, a read of the clock and one across a page's end, a byte to its console, now and then a
+ * access, a read of the clock and two across a page's end, a byte to its console, now and then a
  * string of them, some computing, a halt until its timer ticks; it takes keys and frames by
  * interrupt. What it prints does not depend on when, so that whoever goes on with it must print
  * what is missing, no more and no less.
@@ -61,6 +61,7 @@ __asm__(".pushsection .rodata\n"
 	"	jb 9f\n"
 	"	movq %rax, 0x30000\n"
 	"	movq -4(%rdi), %rax\n" /* across a page's end: two exits, the second reads the clock */
+	"	movq 0xffc(%rdi), %rax\n" /* and two without an input */
 	"	movb 0x30010, %al\n"
 	"	movw $0x3f8, %dx\n"
 	"	outb %al, %dx\n"
@@ -244,8 +245,10 @@ static inline int tiny_sink_write(
 	if (atomic_load(&t->sink_fails))
 		return -ECONNRESET;
 	for (int i = 0; i < count; i++) {
-		if (lsn + pieces[i].iov_len > LOG_BYTES)
-			return -ENOSPC;
+		if (lsn + pieces[i].iov_len > LOG_BYTES) {
+			print_error("the log of a tiny guest is full\n");
+			abort();
+		}
 		memcpy(t->log + lsn, pieces[i].iov_base, pieces[i].iov_len);
 		lsn += pieces[i].iov_len;
 	}
