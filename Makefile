@@ -45,6 +45,7 @@ help:
 	@echo "make check-full everything: the tests, the unit tests under each sanitizer, the harness, the whole lab"
 	@echo "make unit       the unit tests alone, in seconds"
 	@echo "make lab        two machines in QEMU with soft-RoCE; see tests/lab/lab.mk"
+	@echo "make soak       in the lab: a stock guest and its servers outlive N=50 of their hosts"
 	@echo "make bench      reports latency, log and pause"
 	@echo "make bench-transport  the log's speed beside memcpy, and in the lab beside perftest"
 	@echo "make bench-linux  in the lab: a stock guest and its servers, alone and protected; ROUNDS=3"

@@ -1,5 +1,5 @@
 /*
- * Always-on checks for the invariants of the design.
+ * Always-on checks for the invariants (ARCHITECTURE.md says what each is).
  *
  * CHECK(D2, condition, "format", ...) names the invariant it guards. When the condition is false the
  * process prints one line and aborts at once: nothing leaves a process that has broken an invariant,

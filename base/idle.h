@@ -33,8 +33,8 @@ struct idle {
 	uint32_t passes;
 };
 
-/* Passes that spin and then yield before the first sleep. With one or two processors both are small,
- * so that a poller never keeps a vCPU from running. Set once at start by idle_configure. */
+/* Passes that spin and then yield before the first sleep: 20 and 2 if nothing else is said, few, so that a poller never
+ * keeps a vCPU from running. For benches and tests, before any thread polls. */
 void idle_configure(uint32_t spins, uint32_t yields);
 
 /* Call at the top of a pass, before looking for work. */

@@ -80,7 +80,7 @@ static const struct {
 		{"append", KEY_APPEND, "TEXT", 0,
 			"added to the guest's command line, which is: " BOOT_COMMAND_DEFAULT, 0}},
 	{RUN | PRIMARY | STANDBY, {"memory", KEY_MEMORY, "SIZE", 0,
-					  "guest memory, such as 256M (the default) or 1G; a "
+					  "guest memory, 1M to 3G, such as 256M (the default); a "
 					  "standby refuses a guest of another size if it is given",
 					  0}},
 	{RUN | PRIMARY | STANDBY,
@@ -96,11 +96,12 @@ static const struct {
 		      0}},
 	{STANDBY, {"listen", KEY_LISTEN, "ADDR", 0,
 			  "where to wait for a primary: rdma:HOST:PORT, tcp:HOST:PORT, or "
-			  "shm:NAME on one machine",
+			  "shm:NAME on one machine; each also behind link:rate=1G,delay=50us/, on "
+			  "both sides",
 			  0}},
 	{PRIMARY, {"standby", KEY_STANDBY, "ADDR", 0,
 			  "where a standby waits: rdma:HOST:PORT, tcp:HOST:PORT, or shm:NAME "
-			  "on one machine",
+			  "on one machine; each also behind link:rate=1G,delay=50us/, on both sides",
 			  0}},
 	{STANDBY, {"standby", KEY_STANDBY, "ADDR", 0,
 			  "where to look for a standby after having gone live", 0}},
@@ -122,7 +123,7 @@ static const struct {
 			  "persistent memory or any file system",
 			  0}},
 	{STANDBY, {"log-size", KEY_LOG_SIZE, "SIZE", 0,
-			  "its size, all set aside at once (default: 1G)", 0}},
+			  "its size, 4M to 1024G, all set aside at once (default: 1G)", 0}},
 	{STANDBY, {"log-keep", KEY_LOG_KEEP, "all|newest", 0,
 			  "when the log is full: take no more (default), or drop the oldest "
 			  "entries, after which it cannot be replayed",
@@ -134,7 +135,7 @@ static const struct {
 				    "local address for heartbeats (default: 127.0.0.1)", 0}},
 	{PRIMARY | STANDBY,
 		{"heartbeat-timeout", KEY_TIMEOUT, "MS", 0,
-			"silence after which the other side is suspected (default: 500)", 0}},
+			"silence after which the other side is suspected, 50 to 60000 (default: 500)", 0}},
 	{PRIMARY, {"ring", KEY_RING, "SIZE", 0,
 			  "log that may be on its way: a power of two from 1M to 1G (default: 16M)",
 			  0}},

@@ -2,8 +2,9 @@
  * The host: everything around one machine in one process, put together and taken apart in one place.
  *
  * Threads: the control thread (the event loop: this file and the roles), the vCPU thread (machine.c),
- * the dataplane thread, and on a backup the receiver. The control thread reaches into the others only
- * by machine_call and dataplane_call; they reach it by host_wake.
+ * the dataplane thread, and on a backup the receiver and, with --log, the log thread; a connection may have
+ * one of its own. The control thread reaches into the others only by machine_call and dataplane_call; they
+ * reach it by host_wake.
  */
 #pragma once
 

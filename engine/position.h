@@ -1,7 +1,7 @@
 /*
  * Positions: where in the guest's execution an input was applied.
  *
- * Of the kinds in the design, this is *exit*: a position is the number of sync exits so far. A sync
+ * This kind is *exit*: a position is the number of sync exits so far. A sync
  * exit is a return from KVM_RUN that the guest's own instructions caused, so it is the same on every
  * replay. Position n means "after the nth exit was served, before the guest goes on"; several inputs
  * may share one, in log order. A return because of a signal is not an exit and is not counted.

@@ -1,7 +1,7 @@
 /*
  * The KVM machine: one vCPU, guest memory, no device inside the kernel.
  *
- * All calls come from the vCPU thread, except vcpu_kick. No KVM structure but `struct kvm_run` leaves
+ * All calls come from the vCPU thread, or before it is started; vcpu_kick comes from any. No KVM structure but `struct kvm_run` leaves
  * this file's callers: a saved state is struct vcpu_state, whose bytes go into a clone or a recording.
  */
 #pragma once

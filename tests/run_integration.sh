@@ -5,6 +5,7 @@
 #     ok SENTENCE
 #     failed SENTENCE
 #     skip SENTENCE: REASON
+#     figure WORDS              shown, not counted
 #
 # and whatever else helps, and exits with 0 if none failed. What a failed one printed comes behind all
 # of them, and once more, directly before the counts, no more of it than says what has failed: of a long run

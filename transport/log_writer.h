@@ -15,8 +15,8 @@
  * A flush happens when the caller asks for it (an output, a halt), when FLUSH_BYTES or FLUSH_LENT
  * payloads have gathered, or when log_writer_flush_due() says that the oldest entry has waited for
  * FLUSH_NS; for longer, up to FLUSH_NS_MAX, where flushes are so dear (a slow machine, soft-RoCE) that they
- * would take more than a FLUSH_SHARE-th of the time. What belongs into each flush besides (a MARK, D6) is the
- * caller's to append first.
+ * would take more than a FLUSH_SHARE-th of the time. What belongs into a flush besides (a MARK where no entry has
+ * told the position, D6) is the caller's to append first.
  */
 #pragma once
 

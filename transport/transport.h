@@ -8,6 +8,7 @@
  *
  * Files:   log_format  the bytes of an entry, and what makes one valid (the specification)
  *          log_writer  appends, gathers and flushes entries; never overwrites what is still needed
+ *          log_describe  entries in words
  *          log_reader  walks a ring or a recording, yielding only valid entries
  *          ack         the ack block: counters that cannot be read torn
  *          provider    this file: what a network must do for us; provider_shm.c and others do it

@@ -4,7 +4,7 @@
 #   make lab SCENARIO=kvm            one of them: tests/lab/scenarios/kvm.sh
 #   make lab SHELL=1                 no scenario: a prompt, and a shell on each machine
 #   make lab SCENARIO=kvm SHELL=1    a prompt behind the scenario
-#   make soak N=50                   the scenario servers with that many failovers, about 40 s each
+#   make soak N=50                   the scenario servers with that many failovers, about 20 s each where the README's were
 
 # SHELL is make's own word for what runs its commands, and the command line overrides the makefile.
 ifeq ($(SHELL),1)
