@@ -21,6 +21,7 @@
  *   H3 the producer's sealed        H4 read by the consumer: the records in front of it are whole
  *   H5 counts of what has left      H6 read by anybody, with the counts of what was sealed
  *   H7 what was released            H8 read by anybody
+ *   H9 what has left elsewhere      H10 read by the consumer
  */
 struct record {
 	uint64_t lsn;
@@ -56,6 +57,7 @@ struct hold {
 
 	_Alignas(64) _Atomic uint64_t sealed;
 	_Atomic uint64_t sealed_outputs, sealed_bytes;
+	_Atomic uint64_t elsewhere; /* a position: what begins before it has left there */
 
 	_Alignas(64) _Atomic uint64_t head;
 	_Atomic uint64_t left_outputs, left_bytes;
@@ -134,15 +136,31 @@ void hold_destroy(struct hold *hold)
 	free(hold);
 }
 
+/* The most that outputs of `bytes` bytes together can need, however they are cut. */
+static size_t needed(size_t outputs, size_t bytes)
+{
+	size_t overhead, needed;
+	if (__builtin_mul_overflow(outputs, sizeof(struct record) + 7, &overhead) ||
+		__builtin_add_overflow(overhead, bytes, &needed))
+		return SIZE_MAX;
+	return needed;
+}
+
 bool hold_has_room(const struct hold *hold, size_t outputs, size_t bytes)
 {
 	/* H2, pairs with H1 */
 	uint64_t head = atomic_load_explicit(&hold->head, memory_order_acquire);
-	uint64_t room = hold->size - (hold->written - head);
-	size_t overhead;
-	/* The most that outputs of `bytes` bytes together can need, however they are cut. */
-	return !__builtin_mul_overflow(outputs, sizeof(struct record) + 7, &overhead) &&
-	       overhead <= room && bytes <= room - overhead;
+	return needed(outputs, bytes) <= hold->size - (hold->written - head);
+}
+
+void hold_yield(struct hold *hold, size_t outputs, size_t bytes)
+{
+	size_t need = needed(outputs, bytes);
+	CHECK(O3, need <= hold->size, "room for %zu bytes in a hold of %llu", need,
+		(unsigned long long)hold->size);
+	if (hold->written + need > hold->size)
+		atomic_store_explicit(&hold->elsewhere, hold->written + need - hold->size,
+			memory_order_release); /* H9 */
 }
 
 void hold_put(struct hold *hold, const void *bytes, size_t length)
@@ -239,9 +257,12 @@ static uint64_t acked_lsn(struct acks *acks, uint32_t session)
 	return acks->met[i].lsn;
 }
 
-static bool covered(const struct record *record, struct acks *acks)
+static bool covered(const struct hold *hold, uint64_t position, struct acks *acks)
 {
-	return record->session == SESSION_ALONE || record->lsn <= acked_lsn(acks, record->session);
+	const struct record *record = record_at(hold, position);
+	return record->session == SESSION_ALONE || record->lsn <= acked_lsn(acks, record->session) ||
+	       /* H10, pairs with H9 */
+	       position < atomic_load_explicit(&hold->elsewhere, memory_order_acquire);
 }
 
 static void note_released(struct hold *hold, uint32_t session, uint64_t lsn)
@@ -278,11 +299,10 @@ static void gather(const struct hold *hold, uint64_t position, uint64_t sealed, 
 	run->count = 0;
 	run->end = position;
 	while (run->end != sealed && run->count < RUN) {
-		const struct record *record = record_at(hold, run->end);
-		if (!covered(record, acks))
+		if (!covered(hold, run->end, acks))
 			break;
 		run->at[run->count++] = run->end;
-		run->end += record_size(record->length);
+		run->end += record_size(record_at(hold, run->end)->length);
 	}
 }
 
@@ -294,7 +314,7 @@ static unsigned hand_over(const struct hold *hold, const struct run *run, struct
 	struct hold_output outputs[RUN];
 	for (unsigned i = 0; i < run->count; i++) {
 		const struct record *record = record_at(hold, run->at[i]);
-		CHECK(O2, covered(record, acks),
+		CHECK(O2, covered(hold, run->at[i], acks),
 			"an output of session %u at LSN %lu, acked up to %lu", record->session,
 			(unsigned long)record->lsn,
 			(unsigned long)acked_lsn(acks, record->session));

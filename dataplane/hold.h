@@ -7,7 +7,8 @@
  * was made about it by name (hold_decide). There is no flag that opens the gate for all.
  *
  * On a backup the same hold keeps what the guest has produced: what the primary has reported as
- * released is covered there, and goes nowhere (O3).
+ * released is covered there, and goes nowhere (O3). So is what must have left there, since the primary's hold, which is
+ * as large, had room for more (hold_yield): its report may be late, and must not be waited for.
  */
 #pragma once
 
@@ -34,6 +35,10 @@ void hold_destroy(struct hold *hold);
 bool hold_has_room(const struct hold *hold, size_t outputs, size_t bytes);
 void hold_put(struct hold *hold, const void *bytes, size_t length); /* CHECKs that there is room */
 void hold_seal(struct hold *hold, uint32_t session, uint64_t lsn);
+
+/* Producer, on a backup: as much had room behind the same outputs elsewhere. The oldest here have left there then, as
+ * many as keep it from having room. */
+void hold_yield(struct hold *hold, size_t outputs, size_t bytes);
 
 /*
  * Consumer. `acked(context, session)` is asked once for each session met. `send` gets runs of

@@ -48,7 +48,7 @@ static uint64_t guest_now(struct live *live)
 	return live->newest_ns;
 }
 
-static void wake_dataplane(struct live *live)
+void live_wake_dataplane(struct live *live)
 {
 	if (live->outputs_wait)
 		live->outputs_wait(live->context);
@@ -77,7 +77,7 @@ static void hand_over(struct machine *m)
 	atomic_store_explicit(&live->flushed, log_writer_flushed(live->log), memory_order_release);
 	free_frames(live);
 	if (live->output_sealed && !live->acks_ring)
-		wake_dataplane(live);
+		live_wake_dataplane(live);
 	live->output_sealed = false;
 }
 
@@ -468,13 +468,14 @@ static void live_output(
 	if (live->log)
 		live->output_sealed = true;
 	else
-		wake_dataplane(live);
+		live_wake_dataplane(live);
 }
 
-static void live_flush(struct machine *m)
+/* What has gathered must leave, so that it is acknowledged. */
+static void live_held_up(struct machine *m, enum output_device device)
 {
-	struct live *live = m->live;
-	if (live->log)
+	(void)device;
+	if (m->live->log)
 		flush(m);
 }
 
@@ -598,8 +599,15 @@ static void live_ended(struct machine *m, enum log_end reason, uint32_t value)
 	uint64_t end;
 	if (!append(m, LOG_END, &ending, sizeof ending, &end))
 		return;
-	if (m->live->log)
-		hand_over(m); /* nothing follows END */
+	/* Nothing follows END: there is no next look. */
+	while (m->live->log && !m->live->broken) {
+		uint32_t watched = machine_watch(m);
+		hand_over(m);
+		if (!m->live->flush_wanted)
+			break;
+		if (!machine_wait(m, watched, WAIT_NS))
+			return;
+	}
 	m->end_reason = reason;
 	m->end_value = value;
 	machine_end(m, MACHINE_ENDED, NULL);
@@ -625,7 +633,7 @@ const struct source live_source = {
 	.random = live_random,
 	.output = live_output,
 	.inputs = live_inputs,
-	.flush = live_flush,
+	.held_up = live_held_up,
 	.leave = live_leave,
 	.interrupted = live_interrupted,
 	.ended = live_ended,

@@ -77,6 +77,9 @@ struct log_writer *live_end_log(struct machine *m);
 bool live_append_resync(
 	struct machine *m, enum log_kind kind, const void *payload, uint32_t length) MUST_CHECK;
 
+/* vCPU thread: an output may leave, or be dropped, now. */
+void live_wake_dataplane(struct live *live);
+
 /* Any thread: asks for a MARK in the log soon, whether the guest exits or not. */
 void live_beat(struct machine *m);
 

@@ -54,10 +54,10 @@ static void env_output(
 	struct output_group *group = &m->group[device];
 	CHECK(D3, length <= OUTPUT_MAX, "an output of %zu bytes", length);
 	/* Room for the whole group before its first output, so that nothing is ever half put. */
-	while (group->count == 0 && !hold_has_room(m->hold[device], OUTPUT_GROUP_COUNT,
-					    OUTPUT_GROUP_BYTES + OUTPUT_MAX)) {
+	while (group->count == 0 &&
+		!hold_has_room(m->hold[device], OUTPUT_GROUP_COUNT, OUTPUT_GROUP_ROOM)) {
 		uint32_t watched = machine_watch(m);
-		m->source->flush(m);
+		m->source->held_up(m, device);
 		if (!machine_wait(m, watched, 200000))
 			return;
 	}
@@ -175,9 +175,13 @@ static bool interrupt(struct machine *m)
 	machine_finish(m);
 	if (m->exits != at)
 		return false;
-	if (machine_ended(m) || !pic_pending(&m->board.pic) || !run->if_flag ||
-		!run->ready_for_interrupt_injection)
+	if (machine_ended(m) || !pic_pending(&m->board.pic) || !run->if_flag)
 		return true;
+	if (!run->ready_for_interrupt_injection) {
+		/* Something else comes first, such as a trap behind a HLT. */
+		m->halted = false;
+		return true;
+	}
 	uint8_t vector = board_acknowledge(&m->board, &m->env);
 	if (vcpu_inject(&m->vcpu, vector) < 0) {
 		machine_end(m, MACHINE_FAILED, "%s", fail_message());
@@ -270,8 +274,13 @@ static void *run(void *argument)
 				serve(m, reason);
 				here = true;
 			} else if (reason >= 0 || reason == -EINTR) {
-				/* Between two exits is no position, unless it is made one. */
+				/* Between two exits is no position, unless it is made one. But if the rest
+				 * of an instruction has made an exit, whoever follows looks for an interrupt
+				 * there. */
+				position at = m->exits;
 				here = m->source->interrupted(m);
+				if (!here && m->exits != at && !machine_ended(m))
+					(void)interrupt(m);
 			} else {
 				machine_end(m, MACHINE_FAILED, "%s", fail_message());
 			}

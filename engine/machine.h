@@ -34,6 +34,7 @@ struct machine;
  * depend on the host (D3). */
 #define OUTPUT_GROUP_COUNT 32u
 #define OUTPUT_GROUP_BYTES 65536u
+#define OUTPUT_GROUP_ROOM (OUTPUT_GROUP_BYTES + OUTPUT_MAX)
 #define OUTPUT_DEVICES 2u
 
 struct output_group {
@@ -53,8 +54,8 @@ struct source {
 	/* Applies every input due at this position. While m->halted, waits until the guest can go on or
 	 * machine_must_pause() says that somebody calls. */
 	void (*inputs)(struct machine *m);
-	/* The vCPU is going to wait in the middle of an exit: what has gathered must leave. */
-	void (*flush)(struct machine *m);
+	/* The vCPU is going to wait, in the middle of an exit, for room in the hold of `device`, for one group. */
+	void (*held_up)(struct machine *m, enum output_device device);
 	/* The vCPU is about to go on. NULL: nothing is to be done. */
 	void (*leave)(struct machine *m);
 	/* The guest was interrupted between two exits, where nothing may be applied; unless this is true:

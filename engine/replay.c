@@ -350,9 +350,21 @@ static void replay_inputs(struct machine *m)
 	}
 }
 
-static void replay_flush(struct machine *m)
+/*
+ * The primary keeps what has not left, and we what it has not told us to have left: that may be more, and a log that is
+ * over, or full, tells nothing any more. But behind this group's beginning it has only appended anything, but for what is
+ * about the log, because its hold had room. Before that it stands here too.
+ */
+static void replay_held_up(struct machine *m, enum output_device device)
 {
-	(void)m;
+	struct log_entry entry;
+	enum found found;
+	while ((found = look(m, &entry)) == FOUND && about_the_log(&entry))
+		take_about_the_log(m, &entry);
+	if (found != FOUND)
+		return;
+	hold_yield(m->hold[device], OUTPUT_GROUP_COUNT, OUTPUT_GROUP_ROOM);
+	live_wake_dataplane(m->live);
 }
 
 /* Only an alarm finds a guest that never leaves. */
@@ -427,7 +439,7 @@ const struct source replay_source = {
 	.random = replay_random,
 	.output = replay_output,
 	.inputs = replay_inputs,
-	.flush = replay_flush,
+	.held_up = replay_held_up,
 	.leave = replay_leave,
 	.interrupted = replay_interrupted,
 	.ended = replay_ended,

@@ -63,9 +63,9 @@ static void output(struct machine *m, enum output_device device, const struct ou
 	__real_live_source.output(m, device, group);
 }
 
-static void flush(struct machine *m)
+static void held_up(struct machine *m, enum output_device device)
 {
-	__real_live_source.flush(m);
+	__real_live_source.held_up(m, device);
 }
 
 static void leave(struct machine *m)
@@ -88,7 +88,7 @@ const struct source __wrap_live_source = {.clock = clock_value,
 	.random = random_bytes,
 	.output = output,
 	.inputs = peer_inputs,
-	.flush = flush,
+	.held_up = held_up,
 	.leave = leave,
 	.interrupted = interrupted,
 	.ended = ended};

@@ -381,6 +381,35 @@ static void a_full_hold_has_room_again_after_a_release(void **state)
 	assert_false(hold_has_room(hold, 2, 2 * sizeof bytes));
 }
 
+/* A backup's, which has been told of nothing that has left. */
+static void a_hold_yields_the_oldest_and_no_more_than_has_to_leave(void **state)
+{
+	(void)state;
+	uint8_t bytes[1000] = {0};
+	uint64_t lsn = 0;
+	for (unsigned lap = 0; lap < 5; lap++) {
+		while (hold_has_room(hold, 1, sizeof bytes)) {
+			bytes[0] = (uint8_t)++lsn;
+			hold_put(hold, bytes, sizeof bytes);
+			hold_seal(hold, 3, lsn);
+		}
+		unsigned before = world.count;
+		uint64_t waiting = hold_waiting(hold);
+		assert_int_equal(release(), 0);
+		hold_yield(hold, 1, sizeof bytes);
+		assert_int_equal(release(), 1);
+		assert_int_equal(world.first[before], lsn - waiting + 1);
+		assert_true(hold_has_room(hold, 1, sizeof bytes));
+		hold_yield(hold, 1, sizeof bytes);
+		assert_int_equal(release(), 0);
+		assert_int_equal(hold_waiting(hold), waiting - 1);
+	}
+	hold_yield(hold, 2, 2 * sizeof bytes);
+	assert_int_equal(release(), 1);
+	assert_true(hold_has_room(hold, 2, 2 * sizeof bytes));
+	assert_false(hold_has_room(hold, 3, 3 * sizeof bytes));
+}
+
 /* The next machine may have a session of the same number, whose log begins anew. */
 static void a_hold_that_is_cleared_knows_nothing_of_what_it_held(void **state)
 {
@@ -630,6 +659,7 @@ int main(void)
 		TEST(what_was_released_is_known_of_this_session_and_the_one_before),
 		TEST(promised_room_is_there_at_every_offset),
 		TEST(a_full_hold_has_room_again_after_a_release),
+		TEST(a_hold_yields_the_oldest_and_no_more_than_has_to_leave),
 		TEST(a_hold_that_is_cleared_knows_nothing_of_what_it_held),
 		TEST(an_absurd_request_for_room_is_refused),
 		TEST(misuse_by_the_producer_ends_the_process),

@@ -271,6 +271,24 @@ static void the_digest_steps_only_where_an_entry_is_logged(void **state)
 	tiny_free(t);
 }
 
+/* Nothing follows it that would hand it over. */
+static void an_end_that_is_refused_is_handed_over_later(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_new();
+	struct log_entry entry;
+	tiny_load(t, restarting_begin, restarting_end);
+	tiny_record(t, RING);
+	atomic_store(&t->sink_refuses, 3);
+	tiny_start(t);
+	tiny_join(t);
+	struct log_reader reader = reader_of(t);
+	assert_true(tiny_walk(&reader, &entry));
+	assert_int_equal(entry.kind, LOG_END);
+	tiny_free(t);
+}
+
 static void do_count(struct machine *m, void *argument)
 {
 	unsigned *count = argument;
@@ -770,6 +788,7 @@ int main(void)
 		cmocka_unit_test(a_guest_that_is_slowed_is_the_same_machine_and_answers),
 		cmocka_unit_test(a_mark_tells_only_what_no_entry_has_told),
 		cmocka_unit_test(the_digest_steps_only_where_an_entry_is_logged),
+		cmocka_unit_test(an_end_that_is_refused_is_handed_over_later),
 		cmocka_unit_test(a_guest_that_waits_for_room_can_be_stopped),
 		cmocka_unit_test(a_guest_that_waits_for_room_goes_on_alone),
 		cmocka_unit_test(a_broken_log_stops_the_guest_until_it_is_alone),

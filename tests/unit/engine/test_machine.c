@@ -1,5 +1,37 @@
 #include "tests/unit/engine/tiny_guest.h"
 
+/* clang-format off */
+__asm__(".pushsection .rodata\n"
+	/* Steps onto a HLT: the trap behind it wakes it. */
+	".globl stepping_begin, stepping_timer, stepping_trap, stepping_end\n"
+	"stepping_begin:\n"
+	"	movl $" STACK_TOP ", %esp\n"
+	"	lidt 0x9800\n"
+	"	sti\n"
+	"1:	pushfq\n"
+	"	orl $0x100, (%rsp)\n"
+	"	popfq\n"
+	"	hlt\n"
+	"	movl 0x30020, %eax\n"
+	"	cmpl 0x30018, %eax\n"
+	"	jb 1b\n"
+	"	xorl %eax, %eax\n"
+	"	movw $0x604, %dx\n"
+	"	outl %eax, %dx\n"
+	"	jmp 1b\n"
+	"stepping_timer:\n"
+	"	incl 0x30020\n"
+	"	iretq\n"
+	"stepping_trap:\n"
+	"	incl 0x30024\n"
+	"	andl $~0x100, 16(%rsp)\n"
+	"	iretq\n"
+	"stepping_end:\n"
+	".popsection\n");
+/* clang-format on */
+
+extern const uint8_t stepping_begin[], stepping_timer[], stepping_trap[], stepping_end[];
+
 #define ROUNDS 60u
 #define PAUSED_ROUNDS 240u
 #define LOST_NS 10000000000u
@@ -51,6 +83,25 @@ static void a_restart_ends_it_in_order(void **state)
 	assert_int_equal(t->machine.end_reason, LOG_END_RESTART);
 	assert_int_equal(t->machine.end_value, 0);
 	tiny_free(t);
+}
+
+static void a_trap_behind_a_halt_ends_it(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_ticking(stepping_begin, stepping_timer, stepping_end, 4);
+	uint64_t handler = ENTRY + (uint64_t)(stepping_trap - stepping_begin);
+	tiny_put64(t, IDT + 16u * 1,
+		(handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
+			(handler & 0xffff0000) << 32);
+	t->live.wait_ns = 2000000; /* its only exit is one before a trap: no interrupt comes first there */
+	struct tiny *twin = tiny_twin(t);
+	tiny_record(t, 1u << 20);
+	tiny_start(t);
+	tiny_join(t);
+	assert_powered_off(t);
+	assert_true(tiny_get32(t, 0x30024) > 0);
+	tiny_assert_replays(t, twin);
 }
 
 struct asked {
@@ -204,11 +255,16 @@ static void no_output(
 	(void)m, (void)device, (void)group;
 }
 
+static void no_room(struct machine *m, enum output_device device)
+{
+	(void)m, (void)device;
+}
+
 static const struct source counting_source = {
 	.clock = no_clock,
 	.output = no_output,
 	.inputs = take_nothing,
-	.flush = take_nothing,
+	.held_up = no_room,
 	.interrupted = count_interruption,
 	.ended = end_at_once,
 };
@@ -280,9 +336,9 @@ static void note_group(
 static unsigned flushes;
 static struct tiny *flushed_guest;
 
-static void flush_and_release(struct machine *m)
+static void flush_and_release(struct machine *m, enum output_device device)
 {
-	(void)m;
+	(void)m, (void)device;
 	flushes++;
 	tiny_release(flushed_guest);
 }
@@ -291,7 +347,7 @@ static const struct source grouping_source = {
 	.clock = no_clock,
 	.output = note_group,
 	.inputs = take_nothing,
-	.flush = flush_and_release,
+	.held_up = flush_and_release,
 	.interrupted = stay,
 	.ended = end_at_once,
 };
@@ -430,6 +486,7 @@ int main(void)
 		cmocka_unit_test(a_guest_runs_until_it_switches_its_machine_off),
 		cmocka_unit_test(a_halt_with_interrupts_off_and_a_triple_fault_end_it),
 		cmocka_unit_test(a_restart_ends_it_in_order),
+		cmocka_unit_test(a_trap_behind_a_halt_ends_it),
 		cmocka_unit_test(a_call_runs_on_the_vcpu_thread_even_if_the_guest_never_leaves),
 		cmocka_unit_test(a_call_as_the_machine_ends_is_answered_once),
 		cmocka_unit_test(a_machine_saved_at_any_pause_goes_on_elsewhere),

@@ -7,6 +7,7 @@
 #define MANY 50u /* resyncs, of about 30 KiB */
 #define GUEST_SUM 0x30040u
 #define CROSSING "0xd0001ffc"
+#define NOWHERE "0xd0003000"
 #define SCRIBBLED 0x80000u /* 32 pages that the guest writes into as it computes */
 
 /* clang-format off */
@@ -149,6 +150,34 @@ __asm__(".pushsection .rodata\n"
 	"	incl 0x30020\n"
 	"	iretq\n"
 	"crossing_end:\n"
+	/* Writes to the UART what it reads where nothing is, by one instruction, so that it asks for interrupts; and takes
+	 * that back. It counts them, until it has seen its ticks. */
+	".globl asking_begin, asking_timer, asking_uart, asking_end\n"
+	"asking_begin:\n"
+	"	movl $" STACK_TOP ", %esp\n"
+	"	lidt 0x9800\n"
+	"	sti\n"
+	"1:	movl $" NOWHERE ", %esi\n"
+	"	movw $0x3f9, %dx\n"
+	"	outsb\n"
+	"	incq %rbx\n"
+	"	xorl %eax, %eax\n"
+	"	outb %al, %dx\n"
+	"	movl 0x30020, %eax\n"
+	"	cmpl 0x30018, %eax\n"
+	"	jb 1b\n"
+	"	xorl %eax, %eax\n"
+	"	movw $0x604, %dx\n"
+	"	outl %eax, %dx\n"
+	"	jmp 1b\n"
+	"asking_timer:\n"
+	"	incl 0x30020\n"
+	"	iretq\n"
+	"asking_uart:\n"
+	"	movq %rbx, 0x30040\n"
+	"	incl 0x30024\n"
+	"	iretq\n"
+	"asking_end:\n"
 	".popsection\n");
 /* clang-format on */
 
@@ -157,6 +186,7 @@ extern const uint8_t reluctant_begin[], reluctant_timer[], reluctant_end[];
 extern const uint8_t floating_begin[], floating_timer[], floating_end[];
 extern const uint8_t mapped_begin[], mapped_timer[], mapped_end[];
 extern const uint8_t crossing_begin[], crossing_timer[], crossing_end[];
+extern const uint8_t asking_begin[], asking_timer[], asking_uart[], asking_end[];
 
 static struct tiny *tiny_computing(const uint8_t *begin, const uint8_t *timer, const uint8_t *end)
 {
@@ -702,15 +732,17 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 	tiny_assert_replays(t, twin);
 }
 
-/* Twice, while the first half of an access across a page's end is served and the second has yet to be done: computes
- * until a tick waits, and is kicked. */
+static uint64_t kicked_at;
+
+/* Twice, while an instruction's access to `kicked_at` is served and its second exit has yet to come: computes until a
+ * tick waits, and is kicked. */
 static void leave_kicked(struct machine *m)
 {
 	static position at;
 	static unsigned kicks;
 	const struct kvm_run *run = m->vcpu.run;
 	live_source.leave(m);
-	if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.phys_addr != strtoull(CROSSING, NULL, 16))
+	if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.phys_addr != kicked_at)
 		return;
 	if (m->exits != at)
 		kicks = 0;
@@ -722,16 +754,12 @@ static void leave_kicked(struct machine *m)
 	atomic_store(&m->vcpu.kicked, true);
 }
 
-/* Between two exits is no position, and the exit that the rest of an instruction makes is one to which whoever
- * follows comes in another way. */
-static void an_interrupt_that_waits_for_the_rest_of_an_instruction_replays_exactly(void **state)
+/* With ticks so rare that none waits already when the first exit is served. */
+static void assert_replays_kicked(struct tiny *t, const char *address)
 {
-	(void)state;
-	NEED_KVM();
 	struct source kicking = live_source;
 	kicking.leave = leave_kicked;
-	struct tiny *t = tiny_computing(crossing_begin, crossing_timer, crossing_end);
-	/* Ticks so rare that none waits already when the first half is served. */
+	kicked_at = strtoull(address, NULL, 16);
 	pit_write(&t->machine.board.pit, &t->machine.env, 0x40, 0);
 	pit_write(&t->machine.board.pit, &t->machine.env, 0x40, 0x80);
 	struct tiny *twin = tiny_twin(t);
@@ -741,6 +769,29 @@ static void an_interrupt_that_waits_for_the_rest_of_an_instruction_replays_exact
 	tiny_join(t);
 	assert_powered_off(t);
 	tiny_assert_replays(t, twin);
+}
+
+/* Between two exits is no position, and the exit that the rest of an instruction makes is one to which whoever
+ * follows comes in another way: with the instruction unfinished. */
+static void no_input_is_taken_where_the_rest_of_an_instruction_exits(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	assert_replays_kicked(
+		tiny_computing(crossing_begin, crossing_timer, crossing_end), CROSSING);
+}
+
+static void an_interrupt_is_that_the_rest_of_an_instruction_asks_for(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_computing(asking_begin, asking_timer, asking_end);
+	uint64_t handler = ENTRY + (uint64_t)(asking_uart - asking_begin);
+	tiny_put64(t, IDT + 16u * 0x24,
+		(handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
+			(handler & 0xffff0000) << 32);
+	pic_write(&t->machine.board.pic, 0x21, 0xee);
+	assert_replays_kicked(t, NOWHERE);
 }
 
 int main(void)
@@ -762,7 +813,8 @@ int main(void)
 		cmocka_unit_test(page_tables_are_part_of_a_resync),
 		cmocka_unit_test(the_floating_point_registers_are_part_of_a_resync),
 		cmocka_unit_test(resyncs_among_exits_and_other_inputs_replay_exactly),
-		cmocka_unit_test(an_interrupt_that_waits_for_the_rest_of_an_instruction_replays_exactly),
+		cmocka_unit_test(no_input_is_taken_where_the_rest_of_an_instruction_exits),
+		cmocka_unit_test(an_interrupt_is_that_the_rest_of_an_instruction_asks_for),
 	};
 	return !!cmocka_run_group_tests(tests, record, forget);
 }

@@ -185,6 +185,7 @@ struct tiny {
 	_Atomic uint64_t consumed; /* what the sink says; UINT64_MAX: no limit */
 	_Atomic uint64_t written;
 	_Atomic bool sink_fails;
+	_Atomic unsigned sink_refuses; /* so many times, what it has no room to remember */
 
 	/* What has left the console, as text; frames are counted. */
 	char text[65536];
@@ -243,6 +244,10 @@ static inline int tiny_sink_write(
 	struct tiny *t = context;
 	if (atomic_load(&t->sink_fails))
 		return -ECONNRESET;
+	if (atomic_load(&t->sink_refuses) > 0) {
+		atomic_fetch_sub(&t->sink_refuses, 1);
+		return -EAGAIN;
+	}
 	for (int i = 0; i < count; i++) {
 		if (lsn + pieces[i].iov_len > LOG_BYTES) {
 			print_error("the log of a tiny guest is full\n");
