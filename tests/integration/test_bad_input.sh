@@ -1,74 +1,17 @@
 #!/bin/bash
 #
-# Whatever is wrong with a command line, a file, the host or the peer: one line that says what, with
-# what, and what to do; the exit status that `doppel --help` documents; and nothing half-started, that is
-# no process, tap, socket or generation.
+# Whatever is wrong with a command line, a file or the peer is refused as bad.sh says.
 
 set -u
 cd "${0%/*}/../.." || exit
 . tests/integration/lib.sh
 . tests/integration/cases.sh
-
+. tests/integration/bad.sh
+user_kvm
 CRASH_BUILD=${CRASH_BUILD:-build-crash}
-HOST=1 USAGE=2 RECORDING=4 REFUSED=6 NONE=8
-
-# Nothing of a command that has failed is left.
-nothing_left()
-{
-	local left
-	left=$(
-		ls -A "$LAB/run"
-		find "$LAB" -type s
-		ls -A "$LAB/arbiter"
-		ip -n "$HOSTS" -o link show type tun
-		ip netns pids "$HOSTS"
-	)
-	rm -f "$LAB/arbiter/"* # the next command is not to blame
-	[ -z "$left" ] || { echo "left behind: $left"; return 1; }
-}
-
-# one_line FILE PATTERN: the file is one line from doppel, in which the pattern is.
-one_line()
-{
-	equal "the number of lines" "$(wc -l <"$1")" 1 &&
-		grep -q '^doppel[ a-z]*: ' "$1" && grep -Eq -- "$2" "$1" || { cat "$1"; return 1; }
-}
-
-says()
-{
-	local status=$1 pattern=$2 found
-	shift 2
-	DOPPEL_RUN_DIR=$LAB/run ip netns exec "$HOSTS" timeout 20 "$@" </dev/null >"$LAB/out" 2>"$LAB/err"
-	found=$?
-	equal "the exit status" "$found" "$status" && one_line "$LAB/err" "$pattern" && nothing_left ||
-		{ cat "$LAB/err"; return 1; }
-}
-
-# bad SENTENCE STATUS PATTERN COMMAND [ARGUMENT...]
-bad()
-{
-	local sentence=$1
-	shift
-	check "$sentence" says "$@"
-}
-
-# poke FILE OFFSET BYTE...: changes bytes, each given as octal digits.
-poke()
-{
-	local file=$1 offset=$2
-	shift 2
-	printf "$(printf '\\%s' "$@")" | dd of="$file" bs=1 seek="$offset" conv=notrunc status=none
-}
 
 skip_all_if_lacking "bad input is refused"
-lab_begin
-mkdir "$LAB/run"
-chmod 711 "$LAB"
-guest=(--kernel "$LEDGER")
-arbiter=(--arbiter "dir:$LAB/arbiter")
-primary=("$DOPPEL" primary "${guest[@]}" --standby shm:b "${arbiter[@]}")
-standby=("$DOPPEL" standby --listen shm:b "${arbiter[@]}")
-run=("$DOPPEL" run "${guest[@]}")
+bad_begin
 (umask 077 && head -c 32 /dev/urandom >"$LAB/key")
 key=(--key "$LAB/key")
 
@@ -224,69 +167,6 @@ bad "an initrd that does not fit" $USAGE 'does not fit beside the kernel into 16
 bad "an unknown device" $USAGE '--net bogus0: DPDK knows no such driver' "${primary[@]}" --net bogus0
 bad "no device" $USAGE '--net : ' "${primary[@]}" --net ''
 bad "an interface that is missing" $USAGE '--net net_af_packet0,iface=none: ' "${primary[@]}" --net net_af_packet0,iface=none
-
-# ---- the host ----
-
-for command in run primary standby; do
-	declare -n words=$command
-	bad "$command without /dev/kvm" $HOST 'there is no /dev/kvm: load' \
-		unshare -m sh -c 'mount -t tmpfs none /dev && exec "$@"' - "${words[@]}"
-	bad "$command with something else as /dev/kvm" $HOST '/dev/kvm is not KVM' \
-		unshare -m sh -c 'mount --bind /dev/null /dev/kvm && exec "$@"' - "${words[@]}"
-done
-# As a user of no rights; /dev/kvm is everybody's on some machines.
-cp "$DOPPEL" "$LEDGER" "$LAB"
-mkdir -m 777 "$LAB/nobody"
-nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups env "DOPPEL_RUN_DIR=$LAB/nobody" "$LAB/doppel")
-bad "no permission for /dev/kvm" $HOST 'no permission to use /dev/kvm: run as root' \
-	unshare -m sh -c 'cp -a /dev/kvm "$0" && chmod 600 "$0/kvm" && mount --bind "$0/kvm" /dev/kvm && exec "$@"' "$LAB" \
-	"${nobody[@]}" run --kernel "$LAB/ledger.elf"
-bad "no permission for a tap" $HOST '--net net_tap0,iface=dop0: .*CAP_NET_ADMIN' \
-	"${nobody[@]}" run --kernel "$LAB/ledger.elf" --net net_tap0,iface=dop0
-bad "no permission for the run directory" $HOST 'run directory.*DOPPEL_RUN_DIR' \
-	setpriv --reuid=65534 --clear-groups env "DOPPEL_RUN_DIR=$LAB/private" "$LAB/doppel" run --kernel "$LAB/ledger.elf"
-bad "no permission for the arbiter" $HOST "arbiter's directory.*Permission denied" \
-	"${nobody[@]}" primary --kernel "$LAB/ledger.elf" --standby shm:b "${arbiter[@]}"
-rm -rf "$LAB/kvm" "$LAB/nobody"
-
-# ---- recordings ----
-
-hammer=(env "DOPPEL_RUN_DIR=$LAB/run" "$DOPPEL" run --kernel "$BUILD/guests/hammer.elf" --append ticks=200)
-check "a guest is recorded" "${hammer[@]}" --record "$LAB/whole"
-bad "a recording that exists already" $USAGE "$LAB/whole exists already; remove it" "${hammer[@]}" --record "$LAB/whole"
-bad "a recording in a directory that is missing" $USAGE 'No such file' "${hammer[@]}" --record "$LAB/none/rec"
-bad "a recording on a full device" $HOST 'cannot write the recording /dev/full: No space' "${hammer[@]}" --record /dev/full
-mkdir "$LAB/small"
-bad "a recording that fills its disk" $HOST 'cannot write the recording .*No space left' \
-	unshare -m sh -c 'mount -t tmpfs -o size=256k none "$0" && exec "$@"' "$LAB/small" \
-	"$DOPPEL" run --kernel "$BUILD/guests/hammer.elf" --record "$LAB/small/rec"
-bad "replay of what is missing" $USAGE "$LAB/none: No such file" "$DOPPEL" replay "$LAB/none"
-bad "replay of a directory" $RECORDING 'not a recording' "$DOPPEL" replay "$LAB"
-bad "replay of a kernel" $RECORDING 'not a recording' "$DOPPEL" replay "$LEDGER"
-bad "dump of a kernel" $RECORDING 'not a recording' "$DOPPEL" dump "$LEDGER"
-size=$(stat -c %s "$LAB/whole")
-last=$("$DOPPEL" dump "$LAB/whole" | sed -n '$s/^lsn=\([0-9]*\) .*/\1/p')
-log=$((size - last - 48)) # where the entries begin
-cuts=(0 1 7 8 20 55 56 57 1000 4096 $((log - 1)) $log $((log + 8)) $((log + 40)) $((log + 41)) $((size / 2))
-	$((size * 3 / 4)) $((size - 48)) $((size - 8)) $((size - 1)))
-for length in "${cuts[@]}"; do
-	head -c "$length" "$LAB/whole" >"$LAB/cut"
-	bad "replay of a recording cut to $length of $size bytes" $RECORDING \
-		'cut short|not a recording|the log ends at' "$DOPPEL" replay "$LAB/cut"
-	bad "dump of a recording cut to $length of $size bytes" $RECORDING \
-		'cut short|not a recording' "$DOPPEL" dump "$LAB/cut"
-done
-cat "$LAB/whole" - <<<"more" >"$LAB/cut"
-bad "replay of a recording with something behind it" $RECORDING 'damaged' "$DOPPEL" replay "$LAB/cut"
-for at in 0 9 17 33 50 60 3000 $((log - 100)) $((log + 4)) $((log + 20)) $((size / 2)) $((size - 40)) $((size - 3)); do
-	cp "$LAB/whole" "$LAB/changed"
-	old=$(dd if="$LAB/whole" bs=1 skip=$at count=1 status=none | od -An -tu1)
-	poke "$LAB/changed" $at "$(printf '%03o' $((old ^ 16)))"
-	bad "replay of a recording with byte $at changed" $RECORDING \
-		'damaged|not a recording|cut short|version|the log ends at' "$DOPPEL" replay "$LAB/changed"
-done
-bad "replay without /dev/kvm" $HOST 'there is no /dev/kvm' \
-	unshare -m sh -c 'mount -t tmpfs none /dev && exec "$@"' - "$DOPPEL" replay "$LAB/whole"
 
 # ---- who is not there ----
 
