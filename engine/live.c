@@ -471,12 +471,17 @@ static void live_output(
 		live_wake_dataplane(live);
 }
 
+void live_flush(struct machine *m)
+{
+	if (m->live->log)
+		flush(m);
+}
+
 /* What has gathered must leave, so that it is acknowledged. */
 static void live_held_up(struct machine *m, enum output_device device)
 {
 	(void)device;
-	if (m->live->log)
-		flush(m);
+	live_flush(m);
 }
 
 /* Whether an interrupt on this line would reach the CPU. */

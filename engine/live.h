@@ -77,6 +77,8 @@ struct log_writer *live_end_log(struct machine *m);
 bool live_append_resync(
 	struct machine *m, enum log_kind kind, const void *payload, uint32_t length) MUST_CHECK;
 
+/* vCPU thread: hands over what has gathered, if there is a log, and where the guest is (D6). */
+void live_flush(struct machine *m);
 /* vCPU thread: an output may leave, or be dropped, now. */
 void live_wake_dataplane(struct live *live);
 

@@ -160,7 +160,7 @@ static void checkpoint(struct machine *m)
 		atomic_store_explicit(
 			&newest_end, log_writer_head(m->live->log), memory_order_release);
 	m->live->output_sealed = true; /* so that the dataplane looks */
-	m->source->flush(m);
+	live_flush(m);
 	is_shipping = false;
 	due_ns = now_ns() + EPOCH_NS;
 }

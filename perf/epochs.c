@@ -28,7 +28,7 @@ static bool something_waits(struct machine *m)
 
 static void end_epoch(struct machine *m)
 {
-	m->source->flush(m);
+	live_flush(m);
 	while (m->live->log && !m->live->broken && !machine_ended(m) && !peer_has_acked(m)) {
 		uint32_t watched = machine_watch(m);
 		machine_wait(m, watched, 10000);
@@ -43,7 +43,7 @@ void peer_inputs(struct machine *m)
 	bool waits = m->halted && !pic_pending(&m->board.pic);
 	if (live->log && !waits && now < epoch_ends) {
 		if (live->output_sealed)
-			m->source->flush(m);
+			live_flush(m);
 		return;
 	}
 	/* A guest that is halted comes to the epoch's end all the same. */
@@ -56,7 +56,7 @@ void peer_inputs(struct machine *m)
 			epoch_ends = now + EPOCH_NS;
 		/* Without the beat the backup would take a long idleness for a death. */
 		if (live->output_sealed || atomic_load(&live->beat_wanted))
-			m->source->flush(m);
+			live_flush(m);
 		machine_wait(m, watched, epoch_ends - now);
 	}
 	__real_live_source.inputs(m);
