@@ -710,6 +710,7 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 	struct tiny *t = tiny_busy(150);
 	t->live.wait_ns = 60000; /* as often as can be */
 	struct tiny *twin = tiny_twin(t);
+	bool patient = false;
 	tiny_record(t, RING);
 	tiny_key(t, 'K');
 	tiny_start(t);
@@ -719,8 +720,10 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 		if (i % 7 == 0 && i / 7 < RX_COUNT)
 			tiny_frame(t, tiny_frame_bytes, sizeof tiny_frame_bytes - i % 7);
 		/* A slow machine would do nothing else any more. */
-		if (resyncs(t) >= MANY)
+		if (!patient && resyncs(t) >= MANY) {
 			machine_call(&t->machine, MACHINE_ANYWHERE, do_have_patience, NULL);
+			patient = true;
+		}
 		usleep(300 + i * 37 % 500);
 	}
 	tiny_join(t);
