@@ -102,7 +102,7 @@ static uint64_t released(const struct machine *m)
  * flush. So they carry the digest as it was at the last input or output: one that is stepped at a
  * position, and then finds no room for its entry, would be taken for a divergence (D5).
  */
-static void flush(struct machine *m)
+void live_flush(struct machine *m)
 {
 	struct live *live = m->live;
 	if (!live->log || live->broken)
@@ -163,7 +163,7 @@ static bool append_parts(struct machine *m, enum log_kind kind, const struct iov
 		}
 		CHECK(D2, error == -EAGAIN, "the log refuses %s: %s", log_kind_name(kind),
 			fail_message());
-		flush(m);
+		live_flush(m);
 		wait_for_room(m, watched, &stopped);
 	}
 	return !machine_ended(m);
@@ -380,7 +380,7 @@ static void slow_down(struct machine *m, uint64_t left, uint64_t now)
 	look_at_lag(live, now);
 	uint64_t pause = lag_pause(&live->lag, left - live->entered_ns), began = now;
 	if (pause > 0)
-		flush(m);
+		live_flush(m);
 	/* Whoever wakes us is answered, and the guest sleeps on. */
 	while (live->log && now - began < pause) {
 		uint32_t watched = machine_watch(m);
@@ -408,7 +408,7 @@ static void live_inputs(struct machine *m)
 		if (!m->halted || pic_pending(&m->board.pic))
 			break;
 		/* Halted: the backup may come as far as this exit, and no further. */
-		flush(m);
+		live_flush(m);
 		if (machine_must_pause(m))
 			return;
 		look_at_lag(live, now_ns());
@@ -418,7 +418,7 @@ static void live_inputs(struct machine *m)
 		return;
 	uint64_t taken = now_ns();
 	if (live->flush_wanted || log_writer_flush_due(live->log, taken))
-		flush(m);
+		live_flush(m);
 	if (live->newest_ns - live->forgot_ns >= FORGET_NS) {
 		live->forgot_ns = live->newest_ns;
 		resync_forget(m);
@@ -469,12 +469,6 @@ static void live_output(
 		live->output_sealed = true;
 	else
 		live_wake_dataplane(live);
-}
-
-void live_flush(struct machine *m)
-{
-	if (m->live->log)
-		flush(m);
 }
 
 /* What has gathered must leave, so that it is acknowledged. */
@@ -565,7 +559,7 @@ static bool live_interrupted(struct machine *m)
 	bool beat = atomic_load_explicit(&live->beat_wanted, memory_order_relaxed);
 	if (live->log) {
 		if (beat || live->flush_wanted || log_writer_flush_due(live->log, left))
-			flush(m);
+			live_flush(m);
 		slow_down(m, left, left);
 	}
 	return take_turn(m);

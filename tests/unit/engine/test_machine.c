@@ -90,10 +90,7 @@ static void a_trap_behind_a_halt_ends_it(void **state)
 	(void)state;
 	NEED_KVM();
 	struct tiny *t = tiny_ticking(stepping_begin, stepping_timer, stepping_end, 4);
-	uint64_t handler = ENTRY + (uint64_t)(stepping_trap - stepping_begin);
-	tiny_put64(t, IDT + 16u * 1,
-		(handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
-			(handler & 0xffff0000) << 32);
+	tiny_gate(t, 1, stepping_begin, stepping_trap);
 	t->live.wait_ns = 2000000; /* its only exit is one before a trap: no interrupt comes first there */
 	struct tiny *twin = tiny_twin(t);
 	tiny_record(t, 1u << 20);

@@ -3,11 +3,8 @@
 #define ROUNDS 12u /* ticks that the guest wants */
 #define RING (1u << 20)
 #define WAIT_NS 2000000u
-#define RARE_NS 28000000u /* 32,768 periods of the PIT's clock, and a little more */
 #define MANY 50u /* resyncs, of about 30 KiB */
 #define GUEST_SUM 0x30040u
-#define CROSSING "0xd0001ffc"
-#define NOWHERE "0xd0003000"
 #define SCRIBBLED 0x80000u /* 32 pages that the guest writes into as it computes */
 
 /* clang-format off */
@@ -130,54 +127,6 @@ __asm__(".pushsection .rodata\n"
 	"	invlpg 0x40000000\n"
 	"3:	iretq\n"
 	"mapped_end:\n"
-	/* Reads across a page's end, where nothing is, until it has seen its ticks: two exits of one instruction. */
-	".globl crossing_begin, crossing_timer, crossing_end\n"
-	"crossing_begin:\n"
-	"	movl $" STACK_TOP ", %esp\n"
-	"	lidt 0x9800\n"
-	"	sti\n"
-	"	movl $" CROSSING ", %edi\n"
-	"1:	movq (%rdi), %rcx\n"
-	"	incq %rbx\n"
-	"	movl 0x30020, %eax\n"
-	"	cmpl 0x30018, %eax\n"
-	"	jb 1b\n"
-	"	xorl %eax, %eax\n"
-	"	movw $0x604, %dx\n"
-	"	outl %eax, %dx\n"
-	"	jmp 1b\n"
-	"crossing_timer:\n"
-	"	incl 0x30020\n"
-	"	iretq\n"
-	"crossing_end:\n"
-	/* Writes to the UART what it reads where nothing is, by one instruction, so that it asks for interrupts; and takes
-	 * that back. It counts them, until it has seen its ticks. */
-	".globl asking_begin, asking_timer, asking_uart, asking_end\n"
-	"asking_begin:\n"
-	"	movl $" STACK_TOP ", %esp\n"
-	"	lidt 0x9800\n"
-	"	sti\n"
-	"1:	movl $" NOWHERE ", %esi\n"
-	"	movw $0x3f9, %dx\n"
-	"	outsb\n"
-	"	incq %rbx\n"
-	"	xorl %eax, %eax\n"
-	"	outb %al, %dx\n"
-	"	movl 0x30020, %eax\n"
-	"	cmpl 0x30018, %eax\n"
-	"	jb 1b\n"
-	"	xorl %eax, %eax\n"
-	"	movw $0x604, %dx\n"
-	"	outl %eax, %dx\n"
-	"	jmp 1b\n"
-	"asking_timer:\n"
-	"	incl 0x30020\n"
-	"	iretq\n"
-	"asking_uart:\n"
-	"	movq %rbx, 0x30040\n"
-	"	incl 0x30024\n"
-	"	iretq\n"
-	"asking_end:\n"
 	".popsection\n");
 /* clang-format on */
 
@@ -185,8 +134,6 @@ extern const uint8_t aloof_begin[], aloof_timer[], aloof_end[];
 extern const uint8_t reluctant_begin[], reluctant_timer[], reluctant_end[];
 extern const uint8_t floating_begin[], floating_timer[], floating_end[];
 extern const uint8_t mapped_begin[], mapped_timer[], mapped_end[];
-extern const uint8_t crossing_begin[], crossing_timer[], crossing_end[];
-extern const uint8_t asking_begin[], asking_timer[], asking_uart[], asking_end[];
 
 static struct tiny *tiny_computing(const uint8_t *begin, const uint8_t *timer, const uint8_t *end)
 {
@@ -735,68 +682,6 @@ static void resyncs_among_exits_and_other_inputs_replay_exactly(void **state)
 	tiny_assert_replays(t, twin);
 }
 
-static uint64_t kicked_at;
-
-/* Twice, while an instruction's access to `kicked_at` is served and its second exit has yet to come: computes until a
- * tick waits, and is kicked. */
-static void leave_kicked(struct machine *m)
-{
-	static position at;
-	static unsigned kicks;
-	const struct kvm_run *run = m->vcpu.run;
-	live_source.leave(m);
-	if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.phys_addr != kicked_at)
-		return;
-	if (m->exits != at)
-		kicks = 0;
-	at = m->exits;
-	if (kicks++ == 2)
-		return;
-	for (uint64_t until = now_ns() + RARE_NS; now_ns() < until;)
-		;
-	atomic_store(&m->vcpu.kicked, true);
-}
-
-/* With ticks so rare that none waits already when the first exit is served. */
-static void assert_replays_kicked(struct tiny *t, const char *address)
-{
-	struct source kicking = live_source;
-	kicking.leave = leave_kicked;
-	kicked_at = strtoull(address, NULL, 16);
-	pit_write(&t->machine.board.pit, &t->machine.env, 0x40, 0);
-	pit_write(&t->machine.board.pit, &t->machine.env, 0x40, 0x80);
-	struct tiny *twin = tiny_twin(t);
-	t->machine.source = &kicking;
-	tiny_record(t, RING);
-	tiny_start(t);
-	tiny_join(t);
-	assert_powered_off(t);
-	tiny_assert_replays(t, twin);
-}
-
-/* Between two exits is no position, and the exit that the rest of an instruction makes is one to which whoever
- * follows comes in another way: with the instruction unfinished. */
-static void no_input_is_taken_where_the_rest_of_an_instruction_exits(void **state)
-{
-	(void)state;
-	NEED_KVM();
-	assert_replays_kicked(
-		tiny_computing(crossing_begin, crossing_timer, crossing_end), CROSSING);
-}
-
-static void an_interrupt_is_that_the_rest_of_an_instruction_asks_for(void **state)
-{
-	(void)state;
-	NEED_KVM();
-	struct tiny *t = tiny_computing(asking_begin, asking_timer, asking_end);
-	uint64_t handler = ENTRY + (uint64_t)(asking_uart - asking_begin);
-	tiny_put64(t, IDT + 16u * 0x24,
-		(handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
-			(handler & 0xffff0000) << 32);
-	pic_write(&t->machine.board.pic, 0x21, 0xee);
-	assert_replays_kicked(t, NOWHERE);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -816,8 +701,6 @@ int main(void)
 		cmocka_unit_test(page_tables_are_part_of_a_resync),
 		cmocka_unit_test(the_floating_point_registers_are_part_of_a_resync),
 		cmocka_unit_test(resyncs_among_exits_and_other_inputs_replay_exactly),
-		cmocka_unit_test(no_input_is_taken_where_the_rest_of_an_instruction_exits),
-		cmocka_unit_test(an_interrupt_is_that_the_rest_of_an_instruction_asks_for),
 	};
 	return !!cmocka_run_group_tests(tests, record, forget);
 }

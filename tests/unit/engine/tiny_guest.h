@@ -185,7 +185,6 @@ struct tiny {
 	_Atomic uint64_t consumed; /* what the sink says; UINT64_MAX: no limit */
 	_Atomic uint64_t written;
 	_Atomic bool sink_fails;
-	_Atomic unsigned sink_refuses; /* so many times, what it has no room to remember */
 
 	/* What has left the console, as text; frames are counted. */
 	char text[65536];
@@ -244,10 +243,6 @@ static inline int tiny_sink_write(
 	struct tiny *t = context;
 	if (atomic_load(&t->sink_fails))
 		return -ECONNRESET;
-	if (atomic_load(&t->sink_refuses) > 0) {
-		atomic_fetch_sub(&t->sink_refuses, 1);
-		return -EAGAIN;
-	}
 	for (int i = 0; i < count; i++) {
 		if (lsn + pieces[i].iov_len > LOG_BYTES) {
 			print_error("the log of a tiny guest is full\n");
@@ -358,9 +353,11 @@ static inline void tiny_load(struct tiny *t, const uint8_t *begin, const uint8_t
 	assert_int_equal(vcpu_boot(&t->machine.vcpu, ENTRY, MEMORY), 0);
 }
 
-static inline void tiny_gate(struct tiny *t, uint8_t vector, const uint8_t *handler)
+/* `handler` is of the guest that tiny_load has taken from `begin`. */
+static inline void tiny_gate(
+	struct tiny *t, uint8_t vector, const uint8_t *begin, const uint8_t *handler)
 {
-	uint64_t address = ENTRY + (uint64_t)(handler - busy_begin);
+	uint64_t address = ENTRY + (uint64_t)(handler - begin);
 	tiny_put64(t, IDT + 16u * vector,
 		(address & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
 			(address & 0xffff0000) << 32);
@@ -403,9 +400,9 @@ static inline struct tiny *tiny_busy(uint32_t rounds)
 	struct tiny *t = tiny_new();
 	struct machine *m = &t->machine;
 	tiny_load(t, busy_begin, busy_end);
-	tiny_gate(t, 0x20, busy_timer);
-	tiny_gate(t, 0x24, busy_keys);
-	tiny_gate(t, 0x25, busy_net);
+	tiny_gate(t, 0x20, busy_begin, busy_timer);
+	tiny_gate(t, 0x24, busy_begin, busy_keys);
+	tiny_gate(t, 0x25, busy_begin, busy_net);
 	tiny_put64(t, IDT_POINTER, 0x7ffull | (uint64_t)IDT << 16);
 	tiny_put64(t, GUEST_LETTER, 'a');
 	memcpy(m->memory.base + GUEST_ROUNDS, &rounds, sizeof rounds);
@@ -430,11 +427,8 @@ static inline struct tiny *tiny_ticking(
 {
 	struct tiny *t = tiny_new();
 	struct machine *m = &t->machine;
-	uint64_t handler = ENTRY + (uint64_t)(timer - begin);
 	tiny_load(t, begin, end);
-	tiny_put64(t, IDT + 16u * 0x20,
-		(handler & 0xffff) | (uint64_t)BOOT_CODE_SELECTOR << 16 | 0x8e00ull << 32 |
-			(handler & 0xffff0000) << 32);
+	tiny_gate(t, 0x20, begin, timer);
 	tiny_put64(t, IDT_POINTER, 0x7ffull | (uint64_t)IDT << 16);
 	memcpy(m->memory.base + GUEST_ROUNDS, &rounds, sizeof rounds);
 	/* ICW4: ends its interrupts by itself. */
