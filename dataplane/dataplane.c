@@ -104,10 +104,16 @@ static bool receive(struct dataplane *dp)
 	return received || frames > 0;
 }
 
-static uint64_t ask_acked(void *context, uint32_t session)
+static uint64_t acked_net(void *context, uint32_t session)
 {
 	struct dataplane *dp = context;
-	return dp->user.acked(dp->user.context, session);
+	return dp->user.acked(dp->user.context, dp->net, session);
+}
+
+static uint64_t acked_console(void *context, uint32_t session)
+{
+	struct dataplane *dp = context;
+	return dp->user.acked(dp->user.context, dp->console, session);
 }
 
 static unsigned send_frames(void *context, const struct hold_output *outputs, unsigned n)
@@ -158,8 +164,8 @@ static unsigned drop(void *context, const struct hold_output *outputs, unsigned 
 
 static bool release(struct dataplane *dp)
 {
-	size_t left = hold_release(dp->net, ask_acked, dp->live ? send_frames : drop, dp);
-	left += hold_release(dp->console, ask_acked, dp->live ? send_console : drop, dp);
+	size_t left = hold_release(dp->net, acked_net, dp->live ? send_frames : drop, dp);
+	left += hold_release(dp->console, acked_console, dp->live ? send_console : drop, dp);
 	return left > 0;
 }
 

@@ -32,9 +32,9 @@ struct dataplane_user {
 	bool (*take_frame)(void *context, struct port_frame *frame);
 	/* Whether the guest takes frames that are merged of received ones (gro.h) now. */
 	bool (*may_merge)(void *context);
-	/* The LSN up to which outputs of `session` may leave now; 0 for a session that is over. While not
-	 * live: up to which they have left elsewhere. */
-	uint64_t (*acked)(void *context, uint32_t session);
+	/* The LSN up to which outputs of `session` in `hold` may leave now; 0 for a session that is over. While
+	 * not live: up to which they have left elsewhere. */
+	uint64_t (*acked)(void *context, const struct hold *hold, uint32_t session);
 	/* Console bytes that may leave. Returns how many were taken (0: later). */
 	size_t (*console)(void *context, const void *bytes, size_t length);
 	void *context;

@@ -47,8 +47,9 @@ static void on_status(void *context, json_t *status)
 }
 
 /* What is handed to the kernel survives this process: then an output may leave. */
-static uint64_t recorded(void *context)
+static uint64_t recorded(void *context, enum output_device device)
 {
+	(void)device;
 	struct run *run = context;
 	return atomic_load_explicit(&run->host.live.flushed, memory_order_acquire);
 }

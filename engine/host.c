@@ -32,13 +32,14 @@ static bool may_merge(void *context)
 	return atomic_load_explicit(&host->live.may_merge, memory_order_relaxed);
 }
 
-static uint64_t acked(void *context, uint32_t session)
+static uint64_t acked(void *context, const struct hold *hold, uint32_t session)
 {
 	const struct host *host = context;
 	/* A session that is over has no acks any more (A3). */
 	if (session != host->commit.session || !host->commit.reached)
 		return 0;
-	return host->commit.reached(host->commit.context);
+	return host->commit.reached(host->commit.context,
+		hold == host->hold[OUTPUT_NET] ? OUTPUT_NET : OUTPUT_CONSOLE);
 }
 
 static size_t to_console(void *context, const void *bytes, size_t length)

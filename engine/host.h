@@ -21,7 +21,7 @@
 /* What outputs of one session wait for; used on the dataplane thread. */
 struct commit {
 	uint32_t session; /* SESSION_ALONE: there is none */
-	uint64_t (*reached)(void *context);
+	uint64_t (*reached)(void *context, enum output_device device);
 	void *context;
 };
 

@@ -81,19 +81,24 @@ static void hand_over(struct machine *m)
 	live->output_sealed = false;
 }
 
-/* The LSN up to which all outputs of this session have left, of every device. */
-static uint64_t released(const struct machine *m)
+/* Tells the backup what has left of this session's outputs, device by device: one that takes nothing is no reason to
+ * keep what another has taken. */
+static void tell_released(struct machine *m, uint32_t digest)
 {
-	const struct live *live = m->live;
-	uint64_t newest = 0, oldest = UINT64_MAX;
+	struct live *live = m->live;
+	uint64_t now = now_ns();
+	if (now - live->told_released_ns < RELEASED_NS)
+		return;
 	for (unsigned i = 0; i < OUTPUT_DEVICES; i++) {
-		uint64_t lsn = hold_released(m->hold[i], live->session);
-		if (lsn < live->sealed[i] && lsn < oldest)
-			oldest = lsn;
-		if (live->sealed[i] > newest)
-			newest = live->sealed[i];
+		const struct log_released gone = {
+			.device = i, .lsn = hold_released(m->hold[i], live->session)};
+		if (gone.lsn <= live->told_released[i] ||
+			log_writer_append(live->log, LOG_RELEASED, m->digest.at, digest, &gone,
+				sizeof gone, NULL) < 0)
+			continue;
+		live->told_released[i] = gone.lsn;
+		live->told_released_ns = now;
 	}
-	return oldest < newest ? oldest : newest;
 }
 
 /*
@@ -108,13 +113,7 @@ void live_flush(struct machine *m)
 	if (!live->log || live->broken)
 		return;
 	uint32_t word = digest_word(&m->digest);
-	uint64_t gone = released(m), now = now_ns();
-	if (gone > live->told_released && now - live->told_released_ns >= RELEASED_NS &&
-		log_writer_append(live->log, LOG_RELEASED, m->digest.at, word, &gone, sizeof gone,
-			NULL) == 0) {
-		live->told_released = gone;
-		live->told_released_ns = now;
-	}
+	tell_released(m, word);
 	bool beat = atomic_exchange_explicit(&live->beat_wanted, false, memory_order_relaxed);
 	bool news = m->exits > live->told_reached;
 	if ((news || beat) && log_writer_append(live->log, LOG_MARK, m->digest.at, word, &m->exits,
@@ -211,9 +210,8 @@ void live_begin_log(struct machine *m, struct log_writer *log, uint32_t session)
 	m->arrived = true;
 	if (vcpu_track(&m->vcpu, true) < 0)
 		machine_end(m, MACHINE_FAILED, "%s", fail_message());
-	live->told_released = 0;
+	memset(live->told_released, 0, sizeof live->told_released);
 	live->output_sealed = false;
-	memset(live->sealed, 0, sizeof live->sealed);
 	live->logged = 0;
 	live->entered_ns = now_ns();
 	lag_begin(&live->lag, live->entered_ns);
@@ -460,7 +458,6 @@ static void live_output(
 		return;
 	CHECK(O1, (end == 0) == (live->session == SESSION_ALONE),
 		"an output of session %u ends at LSN %llu", live->session, (unsigned long long)end);
-	live->sealed[device] = end;
 	if (device == OUTPUT_NET)
 		live->flush_wanted = true;
 	hold_seal(m->hold[device], live->session, end);

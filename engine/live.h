@@ -21,8 +21,7 @@ struct live {
 	bool output_sealed; /* since the log was last handed over */
 	bool acks_ring;     /* who waits for acks is woken by them; set before live_begin_log */
 	position told_reached;
-	uint64_t told_released, told_released_ns;
-	uint64_t sealed[OUTPUT_DEVICES]; /* LSN of the last output sealed */
+	uint64_t told_released[OUTPUT_DEVICES], told_released_ns;
 
 	/* How far behind the backup is; what that costs the guest. */
 	struct lag lag;

@@ -149,10 +149,10 @@ static void receiver_broken(void *context)
 	host_wake(&pair->host);
 }
 
-static uint64_t released_elsewhere(void *context)
+static uint64_t released_elsewhere(void *context, enum output_device device)
 {
 	const struct session *session = context;
-	return atomic_load_explicit(&session->receiver.released, memory_order_acquire);
+	return atomic_load_explicit(&session->receiver.released[device], memory_order_acquire);
 }
 
 /* Lets a follower's guest run, once its durable log, if there is one, has a copy of its first state. */

@@ -12,6 +12,18 @@
 #define RING_SHARE 8u     /* the part of the ring that the primary hears of as soon as it is free */
 
 /* Takes up to BATCH whole entries. Returns whether there were any. */
+/* What cannot be, the log says in vain: of a device that is none, or of what is not logged yet. */
+static void learn_released(struct receiver *receiver, const struct log_entry *entry)
+{
+	struct log_released gone;
+	memcpy(&gone, entry->payload, sizeof gone);
+	if (gone.device >= OUTPUT_DEVICES || gone.lsn > entry->lsn)
+		return;
+	_Atomic uint64_t *released = &receiver->released[gone.device];
+	if (gone.lsn > atomic_load_explicit(released, memory_order_relaxed))
+		atomic_store_explicit(released, gone.lsn, memory_order_release);
+}
+
 static bool take(struct receiver *receiver, enum log_verdict *verdict)
 {
 	struct log_entry entry;
@@ -27,14 +39,8 @@ static bool take(struct receiver *receiver, enum log_verdict *verdict)
 			(unsigned long long)receiver->reader.next);
 		if (entry.kind == LOG_OUTPUT)
 			receiver->awaited = true;
-		if (entry.kind == LOG_RELEASED) {
-			uint64_t lsn;
-			memcpy(&lsn, entry.payload, sizeof lsn);
-			if (lsn > atomic_load_explicit(&receiver->released, memory_order_relaxed) &&
-				lsn <= entry.lsn)
-				atomic_store_explicit(
-					&receiver->released, lsn, memory_order_release);
-		}
+		if (entry.kind == LOG_RELEASED)
+			learn_released(receiver, &entry);
 		log_reader_take(&receiver->reader, &entry);
 	}
 	if (receiver->reader.next == before)

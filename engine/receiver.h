@@ -29,9 +29,9 @@ struct receiver {
 	pthread_t thread;
 	bool running;
 	_Atomic bool stopping;
-	_Atomic bool silent;       /* acks are frozen */
-	_Atomic uint64_t released; /* the primary's outputs up to here have left */
-	_Atomic uint64_t heard_ns; /* when log was last received */
+	_Atomic bool silent;                       /* acks are frozen */
+	_Atomic uint64_t released[OUTPUT_DEVICES]; /* the primary's outputs up to here have left */
+	_Atomic uint64_t heard_ns;                 /* when log was last received */
 };
 
 /* Starts the thread. The fields of the first group are set by the caller. */

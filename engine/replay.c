@@ -361,7 +361,7 @@ static void replay_held_up(struct machine *m, enum output_device device)
 	enum found found;
 	while ((found = look(m, &entry)) == FOUND && about_the_log(&entry))
 		take_about_the_log(m, &entry);
-	if (found != FOUND)
+	if (found != FOUND || stopped(m, &entry))
 		return;
 	hold_yield(m->hold[device], OUTPUT_GROUP_COUNT, OUTPUT_GROUP_ROOM);
 	live_wake_dataplane(m->live);

@@ -147,8 +147,9 @@ static uint64_t reached(const struct session *session, struct ack_reader *reader
 		reader, atomic_load_explicit(&session->live->flushed, memory_order_acquire));
 }
 
-uint64_t session_committed(void *context)
+uint64_t session_committed(void *context, enum output_device device)
 {
+	(void)device;
 	struct session *session = context;
 	if (session->commit == COMMIT_PLACED)
 		return session->provider->written(session->connection);
@@ -170,8 +171,9 @@ uint64_t session_durable(struct session *session)
 	return reached(session, &session->durable);
 }
 
-static uint64_t received_instead(void *context)
+static uint64_t received_instead(void *context, enum output_device device)
 {
+	(void)device;
 	struct session *session = context;
 	return reached(session, &session->fallback);
 }

@@ -90,7 +90,7 @@ uint64_t session_replayed(struct session *session);
 uint64_t session_durable(struct session *session);
 
 /* How far the log has reached the commit level, on the dataplane thread; `context` is the session. */
-uint64_t session_committed(void *context);
+uint64_t session_committed(void *context, enum output_device device);
 
 /* Primary, control thread: the backup's durable log is lost, and outputs wait for `received` from here
  * on. Nothing is to be done at another commit level. */

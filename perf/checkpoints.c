@@ -16,8 +16,8 @@ int __wrap_log_writer_append(struct log_writer *writer, enum log_kind kind, uint
 	uint32_t digest, const void *payload, uint32_t length, uint64_t *end);
 int __wrap_log_writer_append_parts(struct log_writer *writer, enum log_kind kind, uint64_t at,
 	uint32_t digest, const struct iovec *parts, unsigned count, uint64_t *end);
-uint64_t __real_session_committed(void *context);
-uint64_t __wrap_session_committed(void *context);
+uint64_t __real_session_committed(void *context, enum output_device device);
+uint64_t __wrap_session_committed(void *context, enum output_device device);
 void __real_virtqueue_copy_in(
 	const struct virtqueue_chains *chains, uint64_t offset, const void *from, uint64_t length);
 void __wrap_virtqueue_copy_in(
@@ -73,11 +73,11 @@ int __wrap_log_writer_append_parts(struct log_writer *writer, enum log_kind kind
 }
 
 /* The dataplane thread's: a checkpoint counts as a whole. */
-uint64_t __wrap_session_committed(void *context)
+uint64_t __wrap_session_committed(void *context, enum output_device device)
 {
 	static uint64_t whole;
 	uint64_t end = atomic_load_explicit(&newest_end, memory_order_acquire);
-	if (__real_session_committed(context) >= end)
+	if (__real_session_committed(context, device) >= end)
 		whole = end;
 	return whole;
 }

@@ -8,11 +8,11 @@
 
 #define EPOCH_NS 1000000u
 
-uint64_t __wrap_session_committed(void *context);
+uint64_t __wrap_session_committed(void *context, enum output_device device);
 
-uint64_t __wrap_session_committed(void *context)
+uint64_t __wrap_session_committed(void *context, enum output_device device)
 {
-	(void)context;
+	(void)context, (void)device;
 	return UINT64_MAX;
 }
 

@@ -37,9 +37,9 @@ static bool may_merge(void *context)
 	return false;
 }
 
-static uint64_t acked(void *context, uint32_t session)
+static uint64_t acked(void *context, const struct hold *hold, uint32_t session)
 {
-	(void)context, (void)session;
+	(void)context, (void)hold, (void)session;
 	return UINT64_MAX;
 }
 

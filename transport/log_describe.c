@@ -235,18 +235,32 @@ static void add_tick(const struct line *line, const struct log_entry *entry)
 		add(line, "%u times", tick.count);
 }
 
+static void add_device(const struct line *line, uint32_t device)
+{
+	if (device == LOG_DEVICE_NET)
+		add(line, "the network");
+	else if (device == LOG_DEVICE_CONSOLE)
+		add(line, "the console");
+	else
+		add(line, "device %u", device);
+}
+
+static void add_released(const struct line *line, const struct log_entry *entry)
+{
+	struct log_released gone;
+	memcpy(&gone, entry->payload, sizeof gone);
+	add(line, "outputs to ");
+	add_device(line, gone.device);
+	add(line, " up to LSN %llu have left", (unsigned long long)gone.lsn);
+}
+
 static void add_output(const struct line *line, const struct log_entry *entry)
 {
 	struct log_output output;
 	memcpy(&output, entry->payload, sizeof output);
 	const char *what = output.device == LOG_DEVICE_NET ? "frame" : "output";
 	add(line, "%u %s%s to ", output.count, what, plural(output.count));
-	if (output.device == LOG_DEVICE_NET)
-		add(line, "the network");
-	else if (output.device == LOG_DEVICE_CONSOLE)
-		add(line, "the console");
-	else
-		add(line, "device %u", output.device);
+	add_device(line, output.device);
 	add(line, " with digest %016llx", (unsigned long long)output.digest);
 }
 
@@ -329,7 +343,7 @@ void log_describe(const struct log_entry *entry, uint64_t time_ns, char *text, s
 		add(&line, "a resync of %llu pages", (unsigned long long)word);
 		break;
 	case LOG_RELEASED:
-		add(&line, "outputs up to LSN %llu have left", (unsigned long long)word);
+		add_released(&line, entry);
 		break;
 	case LOG_RANDOM:
 		add(&line, "the guest asks for random bytes");

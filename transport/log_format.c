@@ -32,7 +32,7 @@ static const struct kind {
 	[LOG_MARK] = {"MARK", 8, 8},
 	[LOG_PAGE] = {"PAGE", 8, sizeof(struct log_page)},
 	[LOG_COMMIT] = {"COMMIT", sizeof(struct log_commit), LOG_PAYLOAD_MAX},
-	[LOG_RELEASED] = {"RELEASED", 8, 8},
+	[LOG_RELEASED] = {"RELEASED", sizeof(struct log_released), sizeof(struct log_released)},
 	[LOG_END] = {"END", sizeof(struct log_ending), sizeof(struct log_ending)},
 	[LOG_RANDOM] = {"RANDOM", 1, 256},
 };

@@ -41,7 +41,8 @@
  *               seeded by the one before), then the machine's state as in a recording: at this entry's
  *               position, which is one above the exit before it, the machine is what the state and the
  *               pages say
- *   RELEASED    u64 LSN: outputs whose OUTPUT entry ends at or below it have left (O3)
+ *   RELEASED    u32 device, u32 zero, u64 LSN: that device's outputs whose OUTPUT entry ends at or below it have
+ *               left (O3)
  *   END         u32 reason (enum log_end), u32 value
  *   RANDOM      1 to 256 random bytes that the guest asked for
  */
@@ -54,7 +55,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define LOG_FORMAT_VERSION 5u
+#define LOG_FORMAT_VERSION 6u
 #define LOG_HEADER_SIZE 32u
 #define LOG_TRAILER_SIZE 8u
 #define LOG_PAYLOAD_MAX (65536u + 64u)
@@ -99,6 +100,10 @@ struct log_output {
 	uint32_t device, count;
 	uint64_t digest;
 };
+struct log_released {
+	uint32_t device, zero;
+	uint64_t lsn;
+};
 struct log_ending {
 	uint32_t reason, value;
 };
@@ -122,8 +127,9 @@ struct log_header {
 	uint32_t crc;
 };
 _Static_assert(sizeof(struct log_header) == LOG_HEADER_SIZE, "the format's bytes");
-_Static_assert(
-	sizeof(struct log_tick) == 16 && sizeof(struct log_output) == 16, "the format's bytes");
+_Static_assert(sizeof(struct log_tick) == 16 && sizeof(struct log_output) == 16 &&
+		       sizeof(struct log_released) == 16,
+	"the format's bytes");
 _Static_assert(
 	sizeof(struct log_page) == 4104 && sizeof(struct log_commit) == 16, "the format's bytes");
 

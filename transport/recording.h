@@ -41,7 +41,8 @@
 #include "transport/log_reader.h"
 #include "transport/log_writer.h"
 
-#define RECORDING_VERSION 4u
+#define RECORDING_VERSION 5u
+_Static_assert(LOG_FORMAT_VERSION == 6, "entries of another format make another RECORDING_VERSION");
 #define RECORDING_VM_MAX 64u
 
 /* What a recording begins with. Nothing of it is used after the call that takes it. */

@@ -51,6 +51,7 @@ long syscall(long number, ...)
 
 struct user {
 	_Atomic uint64_t acked; /* of session 1; every other has none */
+	_Atomic bool only_net;  /* nothing of the console is */
 	_Atomic unsigned room;  /* frames it can still take */
 	_Atomic unsigned taken, refused;
 	_Atomic size_t console_room;
@@ -101,11 +102,13 @@ static bool take_frame(void *context, struct port_frame *frame)
 	return true;
 }
 
-static uint64_t acked(void *context, uint32_t session)
+static uint64_t acked(void *context, const struct hold *hold, uint32_t session)
 {
 	struct user *u = context;
 	check_thread();
-	return session == 1 ? atomic_load(&u->acked) : 0;
+	if (session != 1 || (hold == console && atomic_load(&u->only_net)))
+		return 0;
+	return atomic_load(&u->acked);
 }
 
 static size_t console_out(void *context, const void *bytes, size_t length)
@@ -224,6 +227,12 @@ static void keep_as_backup(void)
 	atomic_store(&user.acked, 35); /* what the primary reports as released */
 	dataplane_wake(dp);
 	UNTIL(hold_waiting(console) == 2);
+	/* What is reported of the one says nothing of the other. */
+	output(net, "a frame", 1, 60);
+	atomic_store(&user.only_net, true);
+	atomic_store(&user.acked, 60);
+	dataplane_wake(dp);
+	UNTIL(hold_waiting(net) == 0);
 	until_asleep();
 	REQUIRE(hold_waiting(console) == 2 && atomic_load(&user.console_length) == 0);
 	dataplane_call(dp, decide, NULL);

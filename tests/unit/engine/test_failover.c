@@ -55,10 +55,10 @@ static void no_status(void *context, json_t *status)
 
 static _Atomic uint64_t reached;
 
-static uint64_t say_reached(void *context)
+static uint64_t say_reached(void *context, enum output_device device)
 {
 	(void)context;
-	return reached;
+	return device == OUTPUT_CONSOLE ? reached : 0;
 }
 
 static int connect_reader(void)

@@ -565,18 +565,65 @@ static void released_names_only_what_has_left(void **state)
 			ends[outputs++] = entry.end;
 		if (entry.kind != LOG_RELEASED)
 			continue;
-		uint64_t lsn;
-		memcpy(&lsn, entry.payload, sizeof lsn);
-		assert_true(lsn > last && lsn <= entry.lsn);
+		struct log_released gone;
+		memcpy(&gone, entry.payload, sizeof gone);
+		assert_int_equal(gone.device, OUTPUT_CONSOLE); /* it sends no frame */
+		assert_true(gone.lsn > last && gone.lsn <= entry.lsn);
 		unsigned i = 0;
-		while (i < outputs && ends[i] != lsn)
+		while (i < outputs && ends[i] != gone.lsn)
 			i++;
 		assert_true(i < outputs);
-		last = lsn;
+		last = gone.lsn;
 		released++;
 	}
 	assert_true(released > 0);
 	assert_true(released <= took / 1000000 + 1); /* one in a millisecond */
+	tiny_free(t);
+}
+
+static unsigned take_nothing(void *context, const struct hold_output *outputs, unsigned count)
+{
+	(void)context, (void)outputs, (void)count;
+	return 0;
+}
+
+static void a_device_that_takes_nothing_keeps_back_no_word_of_another(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_busy(ROUNDS);
+	struct machine *m = &t->machine;
+	const struct output_group group = {.count = 1, .bytes = 1};
+	tiny_record(t, RING);
+	for (unsigned i = 0; i < OUTPUT_DEVICES; i++) {
+		hold_put(m->hold[i], "x", 1);
+		m->source->output(m, i, &group);
+	}
+	atomic_store(&t->acked, 0);
+	live_flush(m);
+	atomic_store(&t->acked, UINT64_MAX);
+	hold_release(m->hold[OUTPUT_CONSOLE], tiny_acked, take_nothing, t);
+	hold_release(m->hold[OUTPUT_NET], tiny_acked, tiny_send, t);
+	assert_int_equal(t->frames, 1);
+	assert_int_equal(hold_waiting(m->hold[OUTPUT_CONSOLE]), 1);
+	live_flush(m);
+
+	struct log_reader reader = reader_of(t);
+	struct log_entry entry;
+	struct log_released gone = {0};
+	uint64_t sent = 0;
+	unsigned told = 0;
+	while (tiny_walk(&reader, &entry)) {
+		struct log_output output;
+		memcpy(&output, entry.payload, sizeof output);
+		if (entry.kind == LOG_OUTPUT && output.device == LOG_DEVICE_NET)
+			sent = entry.end;
+		if (entry.kind == LOG_RELEASED && ++told)
+			memcpy(&gone, entry.payload, sizeof gone);
+	}
+	assert_int_equal(told, 1);
+	assert_int_equal(gone.device, LOG_DEVICE_NET);
+	assert_int_equal(gone.lsn, sent);
 	tiny_free(t);
 }
 
@@ -756,6 +803,7 @@ int main(void)
 		cmocka_unit_test(a_broken_log_stops_the_guest_until_it_is_alone),
 		cmocka_unit_test(nothing_leaves_before_it_is_acked),
 		cmocka_unit_test(released_names_only_what_has_left),
+		cmocka_unit_test(a_device_that_takes_nothing_keeps_back_no_word_of_another),
 		cmocka_unit_test(a_beat_shows_in_the_log_though_the_guest_computes),
 		cmocka_unit_test(random_bytes_are_replayed_from_the_log),
 		cmocka_unit_test(what_is_too_short_for_a_frame_is_thrown_away),

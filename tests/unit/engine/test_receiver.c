@@ -201,21 +201,33 @@ static void an_entry_that_stays_torn_ends_the_connection(void **state)
 	assert_true(atomic_load(&w->replay.ended));
 }
 
+static void place_released(uint32_t device, uint64_t lsn)
+{
+	const struct log_released gone = {.device = device, .lsn = lsn};
+	place(w, LOG_RELEASED, &gone, sizeof gone);
+}
+
 static void the_primarys_releases_are_known_before_they_are_replayed(void **state)
 {
 	(void)state;
 	struct log_output output = {.count = 1};
 	assert_int_equal(receiver_start(&w->receiver), 0);
 	uint64_t end = place(w, LOG_OUTPUT, &output, sizeof output);
-	place(w, LOG_RELEASED, &end, sizeof end);
-	await(&w->receiver.released, end);
+	place_released(OUTPUT_CONSOLE, end);
+	await(&w->receiver.released[OUTPUT_CONSOLE], end);
+	assert_int_equal(atomic_load(&w->receiver.released[OUTPUT_NET]), 0);
 	assert_int_equal(atomic_load(&w->replay.applied), 0);
-	/* Nonsense: what has not even been logged cannot have left; nor does it come back. */
-	uint64_t beyond = w->lsn + 4096, back = 8;
-	place(w, LOG_RELEASED, &beyond, sizeof beyond);
-	place(w, LOG_RELEASED, &back, sizeof back);
+	/* Nonsense: what has not even been logged cannot have left; nor does it come back; nor is there such a
+	 * device. */
+	place_released(OUTPUT_CONSOLE, w->lsn + 4096);
+	place_released(OUTPUT_CONSOLE, 8);
+	place_released(OUTPUT_DEVICES, end);
+	place_released(UINT32_MAX, end);
 	await(&w->connection.acks[ACK_RECEIVED], w->lsn);
-	assert_int_equal(atomic_load(&w->receiver.released), end);
+	assert_int_equal(atomic_load(&w->receiver.released[OUTPUT_CONSOLE]), end);
+	assert_int_equal(atomic_load(&w->receiver.released[OUTPUT_NET]), 0);
+	place_released(OUTPUT_NET, end);
+	await(&w->receiver.released[OUTPUT_NET], end);
 }
 
 /* D5. */

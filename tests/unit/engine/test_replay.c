@@ -550,21 +550,22 @@ static void released_drops_exactly_what_has_left(void **state)
 	NEED_KVM();
 	unsigned which = find_some(LOG_RELEASED);
 	assert_true(which < entry_count);
-	uint64_t lsn, left = 0, kept = 0;
-	memcpy(&lsn, entries[which].payload, sizeof lsn);
+	uint64_t left = 0, kept = 0;
+	struct log_released gone;
+	memcpy(&gone, entries[which].payload, sizeof gone);
 	for (unsigned i = 0; i < which; i++) {
 		struct log_output output;
 		if (entries[i].kind != LOG_OUTPUT)
 			continue;
 		memcpy(&output, entries[i].payload, sizeof output);
-		*(entries[i].end <= lsn ? &left : &kept) += output.count;
+		*(entries[i].end <= gone.lsn ? &left : &kept) += output.count;
 	}
 	struct tiny *t = follower(log_bytes, log_size);
 	replay_extend(&t->machine, entries[which].end);
 	tiny_start(t);
 	while (atomic_load(&t->replay.applied) < entries[which].end)
 		usleep(100);
-	atomic_store(&t->acked, lsn);
+	atomic_store(&t->acked, gone.lsn);
 	machine_call(&t->machine, MACHINE_ANYWHERE, do_release, t);
 	assert_int_equal(t->length, left);
 	assert_int_equal(hold_waiting(t->machine.hold[OUTPUT_CONSOLE]), kept);

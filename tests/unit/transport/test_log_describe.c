@@ -38,13 +38,18 @@ static void an_entry_is_one_line_of_words(void **state)
 	struct log_tick tick = {.timer = LOG_TIMER_PIT, .count = 2, .time_ns = 3000};
 	struct log_tick once = {.timer = LOG_TIMER_CMOS, .count = 1, .time_ns = 3000};
 	struct log_tick strange = {.timer = 9, .count = 1, .time_ns = 3000};
+	struct log_released gone = {.device = LOG_DEVICE_CONSOLE, .lsn = 77};
+	struct log_released nowhere = {.device = 5, .lsn = 77};
 	uint64_t word = 99;
 	assert_described(LOG_TICK, &tick, sizeof tick, ": the PIT has ticked 2 times");
 	assert_described(LOG_TICK, &once, sizeof once, ": the CMOS clock has ticked once");
 	assert_described(LOG_TICK, &strange, sizeof strange, ": timer 9 has ticked once");
 	assert_described(LOG_CLOCK, &word, 8, ": the guest reads its clock");
 	assert_described(LOG_MARK, &word, 8, ": position 99 is reached");
-	assert_described(LOG_RELEASED, &word, 8, ": outputs up to LSN 99 have left");
+	assert_described(LOG_RELEASED, &gone, sizeof gone,
+		": outputs to the console up to LSN 77 have left");
+	assert_described(LOG_RELEASED, &nowhere, sizeof nowhere,
+		": outputs to device 5 up to LSN 77 have left");
 	assert_described(LOG_RANDOM, "\x00\xff\x0e", 3, ": the guest asks for random bytes");
 	assert_described(LOG_CONSOLE_RX, "a\"\n", 3, ": typed \"a\\x22\\x0a\"");
 	assert_described(LOG_CONSOLE_RX, "0123456789012345678901234567890123456789", 40,

@@ -24,7 +24,7 @@ static const struct sample {
 	{LOG_PAGE, 4104},
 	{LOG_COMMIT, 16},
 	{LOG_COMMIT, 7000},
-	{LOG_RELEASED, 8},
+	{LOG_RELEASED, 16},
 	{LOG_END, 8},
 	{LOG_RANDOM, 1},
 	{LOG_RANDOM, 256},
@@ -323,7 +323,8 @@ static void kinds_that_do_not_exist_are_refused(void **state)
 		log_encode(whole, SECRET, LSN, LOG_CONSOLE_RX, 1, 1, payload, 16);
 		change_header(whole, 20, &value, sizeof value);
 		bool right = kind == LOG_TICK || kind == LOG_OUTPUT || kind == LOG_CONSOLE_RX ||
-			     kind == LOG_RANDOM || kind == LOG_PAGE || kind == LOG_COMMIT;
+			     kind == LOG_RANDOM || kind == LOG_PAGE || kind == LOG_COMMIT ||
+			     kind == LOG_RELEASED;
 		assert_int_equal(judge(whole, log_entry_size(16)), right ? LOG_VALID : LOG_PARTIAL);
 	}
 }
@@ -338,13 +339,14 @@ static void lengths_that_a_kind_does_not_allow_are_refused(void **state)
 				continue;
 			log_encode(whole, SECRET, LSN, LOG_CONSOLE_RX, 1, 1, payload, length);
 			change_header(whole, 20, &kind, sizeof kind);
-			bool right = kind == LOG_TICK || kind == LOG_OUTPUT    ? length == 16
-				     : kind == LOG_CLOCK || kind == LOG_MARK   ? length == 8
-				     : kind == LOG_RELEASED || kind == LOG_END ? length == 8
-				     : kind == LOG_NET_RX                      ? length >= 18
-				     : kind == LOG_PAGE                        ? length >= 8
-				     : kind == LOG_COMMIT                      ? length >= 16
-				     : kind == LOG_RANDOM                      ? length <= 256
+			bool right = kind == LOG_TICK || kind == LOG_OUTPUT  ? length == 16
+				     : kind == LOG_RELEASED                  ? length == 16
+				     : kind == LOG_CLOCK || kind == LOG_MARK ? length == 8
+				     : kind == LOG_END                       ? length == 8
+				     : kind == LOG_NET_RX                    ? length >= 18
+				     : kind == LOG_PAGE                      ? length >= 8
+				     : kind == LOG_COMMIT                    ? length >= 16
+				     : kind == LOG_RANDOM                    ? length <= 256
 							  : kind == LOG_CONSOLE_RX;
 			assert_int_equal(judge(whole, log_entry_size(length)),
 				right ? LOG_VALID : LOG_PARTIAL);

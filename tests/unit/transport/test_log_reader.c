@@ -124,7 +124,7 @@ static void positions_may_stay_but_never_go_back(void **state)
 		enum log_kind kind;
 		uint32_t length;
 	} kinds[] = {{LOG_TICK, 16}, {LOG_CLOCK, 8}, {LOG_NET_RX, 26}, {LOG_OUTPUT, 16},
-		{LOG_MARK, 8}, {LOG_RELEASED, 8}, {LOG_END, 8}};
+		{LOG_MARK, 8}, {LOG_RELEASED, 16}, {LOG_END, 8}};
 	struct log_reader reader;
 	struct log_entry entry;
 	for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
