@@ -15,22 +15,23 @@ for machine in a b; do
 done
 check "what one machine writes there the other one reads" on_b 'grep a /lab/arbiter/link_a'
 
-# A client that comes too soon finds nobody, and ends. One of perftest's may take its server with it.
+# A client that comes too soon finds nobody, and ends. One of perftest's may take its server with it, or leave it
+# waiting for a word that will not come, as the next client then does too.
 patiently()
 {
-	echo "for i in {1..50}; do $1 && exit; sleep 0.2; done; exit 1"
+	echo "for i in {1..50}; do timeout 15 $1 && exit; sleep 0.2; done; exit 1"
 }
 
 start_on_b server 'rping -s -a $MY_LOG -C 100 -v'
 check "a hundred round trips by RDMA reads and writes" \
-	on_a "$(patiently 'rping -c -a $PEER_LOG -C 100 -v | grep -c "ping data"')" 60
+	on_a "$(patiently 'rping -c -a $PEER_LOG -C 100 -v | grep -c "ping data"')" 90
 check "and the server has seen them too" ended server
 
 start_on_b bandwidth "$(patiently 'ib_write_bw -R -s 65536 -n 500')"
-check "ib_write_bw runs" on_a "$(patiently 'ib_write_bw -R -s 65536 -n 500 $PEER_LOG')" 60
+check "ib_write_bw runs" on_a "$(patiently 'ib_write_bw -R -s 65536 -n 500 $PEER_LOG')" 90
 grep -h '^ 65536' "$LAB"/.command.*/out | awk '{ print "figure ib_write_bw_64k_MBs=" $4 }'
 start_on_b latency "$(patiently 'ib_write_lat -R -s 64 -n 2000')"
-check "ib_write_lat runs" on_a "$(patiently 'ib_write_lat -R -s 64 -n 2000 $PEER_LOG')" 60
+check "ib_write_lat runs" on_a "$(patiently 'ib_write_lat -R -s 64 -n 2000 $PEER_LOG')" 90
 grep -h '^ 64 ' "$LAB"/.command.*/out | awk '{ print "figure ib_write_lat_64_us=" $5 }'
 
 cut_link log
