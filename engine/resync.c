@@ -4,6 +4,7 @@
 #include "base/crash_point.h"
 #include "engine/live.h"
 #include "engine/machine.h"
+#include "engine/rdtsc.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -80,7 +81,8 @@ bool resync_send(struct machine *m)
 	uint64_t began = now_ns();
 	CHECK(D1, !m->unfinished && !m->halted, "a resync in the middle of exit %llu",
 		(unsigned long long)m->exits);
-	if (vcpu_changes(&m->vcpu) < 0)
+	/* First, since a look at the guest's page tables may mark them as accessed. */
+	if (rdtsc_keep_trapped(&m->vcpu, &m->memory) < 0 || vcpu_changes(&m->vcpu) < 0)
 		return failed(m);
 	if (!send_pages(m, &commit) || !send_commit(m, &commit))
 		return false;

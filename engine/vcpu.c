@@ -346,9 +346,11 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
 		return fail(EIO, "KVM does not take the vCPU's state: %s", strerror(errno));
 	if (ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != (int)msrs.head.nmsrs)
 		return fail(EIO, "KVM does not take the vCPU's MSRs");
-	/* What the last exit would have left for digests and injection. */
-	vcpu->run->s.regs.regs = state->regs;
-	vcpu->run->s.regs.sregs = state->sregs;
+	/* What the last exit would have left for digests, which are to tell what KVM has taken, and for
+	 * injection. */
+	if (ioctl(vcpu->fd, KVM_GET_REGS, &vcpu->run->s.regs.regs) < 0 ||
+		ioctl(vcpu->fd, KVM_GET_SREGS, &vcpu->run->s.regs.sregs) < 0)
+		return fail(EIO, "KVM does not give the vCPU's registers: %s", strerror(errno));
 	vcpu->run->if_flag = state->if_flag;
 	vcpu->run->ready_for_interrupt_injection = state->ready;
 	/* Without an in-kernel APIC each KVM_RUN sets CR8 from here. */

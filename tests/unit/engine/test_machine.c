@@ -477,6 +477,20 @@ static void a_saved_state_carries_cr8(void **state)
 	tiny_free(t);
 }
 
+static void what_is_loaded_counts_as_kvm_has_taken_it(void **state)
+{
+	(void)state;
+	NEED_KVM();
+	struct tiny *t = tiny_new();
+	struct vcpu_state cpu;
+	tiny_load(t, computing_begin, computing_end);
+	assert_int_equal(vcpu_save(&t->machine.vcpu, &cpu), 0);
+	cpu.regs.rflags = 0; /* no processor has them without bit 1 */
+	assert_int_equal(vcpu_load(&t->machine.vcpu, &cpu), 0);
+	assert_int_equal(t->machine.vcpu.run->s.regs.regs.rflags, 2);
+	tiny_free(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -499,6 +513,7 @@ int main(void)
 		cmocka_unit_test(saving_in_the_middle_of_an_instruction_breaks_D1),
 		cmocka_unit_test(a_state_of_another_version_or_size_is_refused),
 		cmocka_unit_test(a_saved_state_carries_cr8),
+		cmocka_unit_test(what_is_loaded_counts_as_kvm_has_taken_it),
 	};
 	return !!cmocka_run_group_tests(tests, tiny_set_up, NULL);
 }
