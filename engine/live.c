@@ -81,8 +81,8 @@ static void hand_over(struct machine *m)
 	live->output_sealed = false;
 }
 
-/* Tells the backup what has left of this session's outputs, device by device: one that takes nothing is no reason to
- * keep what another has taken. */
+/* Tells the backup what has left, device by device: one that takes nothing is no reason to keep what another has
+ * taken. */
 static void tell_released(struct machine *m, uint32_t digest)
 {
 	struct live *live = m->live;

@@ -11,7 +11,6 @@
 #define SLEEP_NS 5000000u /* applied LSNs are looked at this often when nobody waits for them */
 #define RING_SHARE 8u     /* the part of the ring that the primary hears of as soon as it is free */
 
-/* Takes up to BATCH whole entries. Returns whether there were any. */
 /* What cannot be, the log says in vain: of a device that is none, or of what is not logged yet. */
 static void learn_released(struct receiver *receiver, const struct log_entry *entry)
 {
@@ -24,6 +23,7 @@ static void learn_released(struct receiver *receiver, const struct log_entry *en
 		atomic_store_explicit(released, gone.lsn, memory_order_release);
 }
 
+/* Takes up to BATCH whole entries. Returns whether there were any. */
 static bool take(struct receiver *receiver, enum log_verdict *verdict)
 {
 	struct log_entry entry;

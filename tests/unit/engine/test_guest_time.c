@@ -1,3 +1,4 @@
+/* The guest's time: it goes on, and never leaps. */
 #include "tests/unit/engine/tiny_guest.h"
 
 static void the_guests_time_does_not_go_back(void **state)

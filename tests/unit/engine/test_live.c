@@ -4,13 +4,6 @@
 #define RING (1u << 20)
 #define SMALL_RING LOG_RING_MIN
 
-static struct log_reader reader_of(const struct tiny *t)
-{
-	struct log_reader reader;
-	log_reader_file(&reader, t->log, atomic_load(&t->written), SECRET, 0);
-	return reader;
-}
-
 /* What a replay of it all comes to; D5 is checked at every entry. */
 static void assert_replays(struct tiny *recorded, struct tiny *twin)
 {
@@ -38,7 +31,7 @@ static void what_is_logged_makes_the_same_machine_again(void **state)
 	assert_printed(t, ROUNDS);
 
 	unsigned kinds[LOG_KINDS] = {0};
-	struct log_reader reader = reader_of(t);
+	struct log_reader reader = tiny_reader(t);
 	struct log_entry entry;
 	while (tiny_walk(&reader, &entry))
 		kinds[entry.kind]++;
@@ -68,7 +61,7 @@ static void the_cmos_clocks_interrupt_is_an_input(void **state)
 	assert_powered_off(t);
 
 	unsigned ticks = 0;
-	struct log_reader reader = reader_of(t);
+	struct log_reader reader = tiny_reader(t);
 	struct log_entry entry;
 	while (tiny_walk(&reader, &entry)) {
 		struct log_tick tick;
@@ -96,7 +89,7 @@ static void nothing_follows_the_end(void **state)
 	machine_call(&t->machine, MACHINE_ANYWHERE, tiny_do_stop, NULL);
 	machine_call(&t->machine, MACHINE_ANYWHERE, tiny_do_stop, NULL);
 	tiny_join(t);
-	struct log_reader reader = reader_of(t);
+	struct log_reader reader = tiny_reader(t);
 	unsigned ends = 0;
 	while (tiny_walk(&reader, &entry))
 		ends += entry.kind == LOG_END;
@@ -133,7 +126,7 @@ static void frames_that_wait_together_are_one_entry(void **state)
 	tiny_start(t);
 	tiny_join(t);
 	assert_powered_off(t);
-	struct log_reader reader = reader_of(t);
+	struct log_reader reader = tiny_reader(t);
 	struct log_entry entry;
 	unsigned bursts = 0, frames = 0;
 	while (tiny_walk(&reader, &entry)) {
@@ -237,7 +230,7 @@ static void a_mark_tells_only_what_no_entry_has_told(void **state)
 		t->live.flush_wanted = true;
 		m->source->inputs(m);
 	}
-	struct log_reader reader = reader_of(t);
+	struct log_reader reader = tiny_reader(t);
 	assert_true(tiny_walk(&reader, &entry));
 	assert_int_equal(entry.kind, LOG_CLOCK);
 	assert_int_equal(entry.position, 1);
@@ -425,7 +418,7 @@ static void an_end_that_is_refused_is_handed_over_later(void **state)
 	usleep(20000);
 	atomic_store(&is_full, false);
 	tiny_join(t);
-	struct log_reader reader = reader_of(t);
+	struct log_reader reader = tiny_reader(t);
 	assert_true(tiny_walk(&reader, &entry));
 	assert_int_equal(entry.kind, LOG_END);
 	tiny_free(t);
@@ -512,121 +505,6 @@ static void a_broken_log_stops_the_guest_until_it_is_alone(void **state)
 	tiny_free(t);
 }
 
-/* O2: what is sealed for a session waits for that session's acks. */
-static void nothing_leaves_before_it_is_acked(void **state)
-{
-	(void)state;
-	NEED_KVM();
-	struct tiny *t = tiny_busy(ROUNDS);
-	tiny_record(t, RING);
-	atomic_store(&t->acked, 0);
-	tiny_start(t);
-	tiny_join(t);
-	assert_powered_off(t);
-	assert_int_equal(t->length, 0);
-	struct log_reader reader = reader_of(t);
-	struct log_entry entry;
-	uint64_t outputs = 0;
-	while (tiny_walk(&reader, &entry)) {
-		assert_int_not_equal(entry.kind, LOG_RELEASED);
-		if (entry.kind != LOG_OUTPUT)
-			continue;
-		/* Each leaves exactly when its own entry's end is reached. */
-		size_t length = t->length;
-		atomic_store(&t->acked, entry.end - 1);
-		tiny_release(t);
-		assert_int_equal(t->length, length);
-		atomic_store(&t->acked, entry.end);
-		tiny_release(t);
-		assert_true(t->length > length);
-		outputs++;
-	}
-	assert_true(outputs >= ROUNDS);
-	assert_printed(t, ROUNDS);
-	tiny_free(t);
-}
-
-static void released_names_only_what_has_left(void **state)
-{
-	(void)state;
-	NEED_KVM();
-	struct tiny *t = tiny_busy(ROUNDS);
-	uint64_t began = now_ns();
-	tiny_record(t, RING);
-	tiny_run_disturbed(t);
-	uint64_t took = now_ns() - began;
-	struct log_reader reader = reader_of(t);
-	struct log_entry entry;
-	static uint64_t ends[65536];
-	unsigned outputs = 0, released = 0;
-	uint64_t last = 0;
-	while (tiny_walk(&reader, &entry)) {
-		if (entry.kind == LOG_OUTPUT)
-			ends[outputs++] = entry.end;
-		if (entry.kind != LOG_RELEASED)
-			continue;
-		struct log_released gone;
-		memcpy(&gone, entry.payload, sizeof gone);
-		assert_int_equal(gone.device, OUTPUT_CONSOLE); /* it sends no frame */
-		assert_true(gone.lsn > last && gone.lsn <= entry.lsn);
-		unsigned i = 0;
-		while (i < outputs && ends[i] != gone.lsn)
-			i++;
-		assert_true(i < outputs);
-		last = gone.lsn;
-		released++;
-	}
-	assert_true(released > 0);
-	assert_true(released <= took / 1000000 + 1); /* one in a millisecond */
-	tiny_free(t);
-}
-
-static unsigned take_nothing(void *context, const struct hold_output *outputs, unsigned count)
-{
-	(void)context, (void)outputs, (void)count;
-	return 0;
-}
-
-static void a_device_that_takes_nothing_keeps_back_no_word_of_another(void **state)
-{
-	(void)state;
-	NEED_KVM();
-	struct tiny *t = tiny_busy(ROUNDS);
-	struct machine *m = &t->machine;
-	const struct output_group group = {.count = 1, .bytes = 1};
-	tiny_record(t, RING);
-	for (unsigned i = 0; i < OUTPUT_DEVICES; i++) {
-		hold_put(m->hold[i], "x", 1);
-		m->source->output(m, i, &group);
-	}
-	atomic_store(&t->acked, 0);
-	live_flush(m);
-	atomic_store(&t->acked, UINT64_MAX);
-	hold_release(m->hold[OUTPUT_CONSOLE], tiny_acked, take_nothing, t);
-	hold_release(m->hold[OUTPUT_NET], tiny_acked, tiny_send, t);
-	assert_int_equal(t->frames, 1);
-	assert_int_equal(hold_waiting(m->hold[OUTPUT_CONSOLE]), 1);
-	live_flush(m);
-
-	struct log_reader reader = reader_of(t);
-	struct log_entry entry;
-	struct log_released gone = {0};
-	uint64_t sent = 0;
-	unsigned told = 0;
-	while (tiny_walk(&reader, &entry)) {
-		struct log_output output;
-		memcpy(&output, entry.payload, sizeof output);
-		if (entry.kind == LOG_OUTPUT && output.device == LOG_DEVICE_NET)
-			sent = entry.end;
-		if (entry.kind == LOG_RELEASED && ++told)
-			memcpy(&gone, entry.payload, sizeof gone);
-	}
-	assert_int_equal(told, 1);
-	assert_int_equal(gone.device, LOG_DEVICE_NET);
-	assert_int_equal(gone.lsn, sent);
-	tiny_free(t);
-}
-
 static void a_beat_shows_in_the_log_though_the_guest_computes(void **state)
 {
 	(void)state;
@@ -644,7 +522,7 @@ static void a_beat_shows_in_the_log_though_the_guest_computes(void **state)
 			usleep(50);
 	}
 	tiny_end(t);
-	struct log_reader reader = reader_of(t);
+	struct log_reader reader = tiny_reader(t);
 	struct log_entry entry;
 	while (tiny_walk(&reader, &entry)) {
 		uint64_t left;
@@ -669,7 +547,7 @@ static void random_bytes_are_replayed_from_the_log(void **state)
 	assert_memory_not_equal(given[1], given[2], 100);
 	assert_true(log_writer_flush(t->writer) >= 0);
 
-	struct log_reader reader = reader_of(t);
+	struct log_reader reader = tiny_reader(t);
 	struct log_entry entry;
 	for (unsigned i = 0; i < 3; i++) {
 		assert_true(tiny_walk(&reader, &entry));
@@ -714,18 +592,6 @@ static void what_is_too_short_for_a_frame_is_thrown_away(void **state)
 	tiny_free(t);
 }
 
-static void what_the_guest_sends_alone_leaves_at_once(void **state)
-{
-	(void)state;
-	NEED_KVM();
-	struct tiny *t = tiny_busy(ROUNDS);
-	atomic_store(&t->acked, 0);
-	tiny_start(t);
-	tiny_join(t);
-	assert_printed(t, ROUNDS);
-	tiny_free(t);
-}
-
 static void begin_two_logs(void *argument)
 {
 	struct tiny *t = tiny_new();
@@ -748,22 +614,6 @@ static void a_log_beside_another_or_without_a_session_breaks_O2(void **state)
 	NEED_KVM();
 	expect_broken("O2", begin_two_logs, NULL);
 	expect_broken("O2", begin_a_log_as_alone, NULL);
-}
-
-static void output_without_an_entry(void *argument)
-{
-	struct tiny *t = tiny_new();
-	const struct output_group group = {.count = 1, .bytes = 1};
-	(void)argument;
-	t->live.session = SESSION; /* a session, but no log */
-	t->machine.source->output(&t->machine, OUTPUT_CONSOLE, &group);
-}
-
-static void an_output_of_a_session_without_an_entry_breaks_O1(void **state)
-{
-	(void)state;
-	NEED_KVM();
-	expect_broken("O1", output_without_an_entry, NULL);
 }
 
 static void apply_behind(void *argument)
@@ -801,18 +651,13 @@ int main(void)
 		cmocka_unit_test(a_guest_that_waits_for_room_can_be_stopped),
 		cmocka_unit_test(a_guest_that_waits_for_room_goes_on_alone),
 		cmocka_unit_test(a_broken_log_stops_the_guest_until_it_is_alone),
-		cmocka_unit_test(nothing_leaves_before_it_is_acked),
-		cmocka_unit_test(released_names_only_what_has_left),
-		cmocka_unit_test(a_device_that_takes_nothing_keeps_back_no_word_of_another),
 		cmocka_unit_test(a_beat_shows_in_the_log_though_the_guest_computes),
 		cmocka_unit_test(random_bytes_are_replayed_from_the_log),
 		cmocka_unit_test(what_is_too_short_for_a_frame_is_thrown_away),
 		cmocka_unit_test(a_frame_is_sent_from_where_it_lies_and_kept_until_it_is_sent),
 		cmocka_unit_test(a_sink_without_room_is_asked_again_and_loses_nothing),
 		cmocka_unit_test(no_frame_waits_for_a_log_that_has_ended),
-		cmocka_unit_test(what_the_guest_sends_alone_leaves_at_once),
 		cmocka_unit_test(a_log_beside_another_or_without_a_session_breaks_O2),
-		cmocka_unit_test(an_output_of_a_session_without_an_entry_breaks_O1),
 		cmocka_unit_test(an_input_behind_the_last_position_breaks_D2),
 	};
 	return !!cmocka_run_group_tests(tests, tiny_set_up, NULL);

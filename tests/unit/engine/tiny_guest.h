@@ -41,6 +41,16 @@
 #define RX_BUFFERS 0x50000u
 #define RX_COUNT 64u
 
+/* In the code of a guest that tiny_ticking loads: back to `label` until it has seen its ticks; and its end. */
+#define UNTIL_TICKED(label)                                                                        \
+	"	movl 0x30020, %eax\n"                                                                    \
+	"	cmpl 0x30018, %eax\n"                                                                    \
+	"	jb " label "\n"
+#define SWITCH_OFF                                                                                 \
+	"	xorl %eax, %eax\n"                                                                       \
+	"	movw $0x604, %dx\n"                                                                      \
+	"	outl %eax, %dx\n"
+
 #define SESSION 1u
 #define SECRET 0x123456789abcdef0ull
 #define LOG_BYTES (8u << 20)
@@ -505,6 +515,14 @@ static inline void tiny_record(struct tiny *t, size_t ring)
 {
 	assert_int_equal(log_writer_create(&t->writer, &tiny_sink, t, ring, SECRET, 0), 0);
 	live_begin_log(&t->machine, t->writer, SESSION);
+}
+
+/* What has been handed over so far. */
+static inline struct log_reader tiny_reader(const struct tiny *t)
+{
+	struct log_reader reader;
+	log_reader_file(&reader, t->log, atomic_load(&t->written), SECRET, 0);
+	return reader;
 }
 
 /* Follows a log in `log`, which is `size` bytes long in the end, of which nothing is received yet.
