@@ -97,6 +97,15 @@ static inline int fake_req_notify_cq(struct ibv_cq *cq, int solicited_only)
 	return error;
 }
 
+/* Not before whoever was told of the last completion has looked at it. */
+static inline bool fake_is_armed(const struct ibv_cq *cq)
+{
+	pthread_mutex_lock(&fake.lock);
+	bool armed = ((const struct fake_cq *)cq)->armed;
+	pthread_mutex_unlock(&fake.lock);
+	return armed;
+}
+
 static inline void fake_complete(struct ibv_cq *at, const struct ibv_wc *wc)
 {
 	struct fake_cq *cq = (struct fake_cq *)at;

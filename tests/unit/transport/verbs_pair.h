@@ -107,6 +107,9 @@ static inline uint64_t fall_silent(struct pair *pair)
 		usleep(10);
 	}
 	assert_true(eventually(verbs->written(pair->primary) == lsn));
+	/* What was heard last is taken in a little later. */
+	assert_true(eventually(fake_is_armed(pair->primary->links[VERBS_LOG].recv_cq) &&
+			       fake_is_armed(pair->standby->links[VERBS_LOG].recv_cq)));
 	return lsn;
 }
 
